@@ -1,0 +1,1 @@
+"""Everything that runs the proxy: the small local model whose gradients choose."""
