@@ -1,0 +1,65 @@
+"""Choose the demonstrations of a fixed many-shot prompt with the gradients of a small local model.
+
+Every name is loaded at its first use, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icl_plugins.examples import Pool, Template
+    from icl_plugins.prompt import ManyShotPrompt
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.selection import Selection
+    from icl_plugins.selectors.best_of_n import BestOfN
+    from icl_plugins.selectors.bm25 import BM25
+    from icl_plugins.selectors.gradient_matching import GradientMatching
+    from icl_plugins.selectors.kmeans import KMeans
+    from icl_plugins.selectors.latent_bayesian import LatentBayesian
+    from icl_plugins.selectors.random import Random
+    from icl_plugins.selectors.similarity import Similarity
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BM25",
+    "BestOfN",
+    "GradientMatching",
+    "KMeans",
+    "LatentBayesian",
+    "ManyShotPrompt",
+    "Pool",
+    "Proxy",
+    "Random",
+    "Selection",
+    "Similarity",
+    "Template",
+]
+
+_HOME = {
+    "BM25": "icl_plugins.selectors.bm25",
+    "BestOfN": "icl_plugins.selectors.best_of_n",
+    "GradientMatching": "icl_plugins.selectors.gradient_matching",
+    "KMeans": "icl_plugins.selectors.kmeans",
+    "LatentBayesian": "icl_plugins.selectors.latent_bayesian",
+    "ManyShotPrompt": "icl_plugins.prompt",
+    "Pool": "icl_plugins.examples",
+    "Proxy": "icl_plugins.proxy.model",
+    "Random": "icl_plugins.selectors.random",
+    "Selection": "icl_plugins.selection",
+    "Similarity": "icl_plugins.selectors.similarity",
+    "Template": "icl_plugins.examples",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562); raises AttributeError for any other name."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
