@@ -1,5 +1,6 @@
 """What the selectors share: checked arguments, token counts, the proxy, the finished Selection."""
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from icl_plugins.algorithms.constraints import Constraints, resolve, take_in_order
-from icl_plugins.errors import SettingError
+from icl_plugins.errors import NonFiniteError, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 
@@ -36,9 +37,30 @@ def whole_number(name: str, value: object, *, at_least: int = 0, at_most: int = 
     return number
 
 
+def real_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> float:
+    """Return `value` as a float; bool, NaN, infinity and what is out of range raise SettingError."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and at_least <= value <= at_most):  # type: ignore[arg-type, operator]
+        span = f"a finite number from {at_least} to {at_most}"
+        raise SettingError(f"{name}={value!r}", expected=span, fix=f"pass {span} as {name}")
+    return float(value)  # type: ignore[arg-type]
+
+
 def seed_number(value: object) -> int:
     """Return a seed that numpy, scikit-learn and torch all accept; raise SettingError otherwise."""
     return whole_number("seed", value, at_most=2**32 - 1)
+
+
+def by_score(scores: np.ndarray) -> np.ndarray:
+    """Rank rows by score, highest first, ties by lowest index; raises NonFiniteError naming bad rows."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise NonFiniteError(
+            f"{len(bad)} scores that are NaN or infinite, rows {bad[:5].tolist()}",
+            expected="a finite score for every example",
+            fix="look at these rows, or load the proxy with dtype='float32'",
+        )
+    return np.argsort(-scores, kind="stable")
 
 
 def token_counter(tokenizer: "str | Proxy") -> Counter:
