@@ -1,0 +1,174 @@
+"""Reading records from JSON Lines and CSV files; every refusal names the file and the line."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+FilePath = str | os.PathLike[str]
+
+
+def read_file(path: FilePath) -> Iterable[Mapping[str, object]]:
+    """Return the records of a file by its suffix; raises DataError for a suffix that is none of ours."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return read_jsonl(path)
+    if suffix in _DELIMITERS:
+        return read_csv(path)
+    raise DataError(
+        f"a file with the suffix {suffix!r}: {os.fspath(path)!r}",
+        expected="JSON Lines (.jsonl, .ndjson), comma-separated (.csv) or tab-separated text (.tsv, .tab)",
+        fix="rename or convert the file",
+    )
+
+
+def read_jsonl(path: FilePath) -> list[dict[str, object]]:
+    """Return the objects of a JSON Lines file in order; blank lines and a byte order mark are skipped.
+
+    Raises DataError for a file that is missing, empty or not UTF-8, and for a line that is no JSON object.
+    """
+    lines = _read_text(path).split("\n")  # not splitlines, which also splits at U+2028 inside JSON text
+    return [_parse_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse_line(path: FilePath, number: int, line: str) -> dict[str, object]:
+    where = f"line {number} of {os.fspath(path)!r}"
+    try:
+        record = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{where} is no JSON: {error}", expected="one JSON object on each line", fix="correct that line"
+        ) from error
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{where} holds {type(record).__name__}",
+            expected='one JSON object on each line, like {"text": "...", "label": "..."}',
+            fix="correct that line",
+        )
+    return record
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return record
+
+
+def read_csv(path: FilePath, *, delimiter: str | None = None) -> list[dict[str, str]]:
+    """Return the rows of a CSV or TSV file whose first line names the columns; all values are text.
+
+    The delimiter is a tab for .tsv and .tab, a comma for every other name, unless given. Raises DataError for
+    a file that is missing, empty or not UTF-8, for column names that repeat, and for rows of another length.
+    """
+    delimiter = delimiter or _DELIMITERS.get(Path(path).suffix.lower(), ",")
+    rows = _csv_rows(path, delimiter)
+    header = next(rows, (0, []))[1]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"column names that repeat in {os.fspath(path)!r}: {', '.join(map(repr, repeated))}",
+            expected="a first line with one name for each column",
+            fix="rename the columns, or add the missing header line",
+        )
+    return [_named(path, number, header, row) for number, row in rows]
+
+
+def _named(path: FilePath, number: int, header: list[str], row: list[str]) -> dict[str, str]:
+    if len(row) != len(header):
+        raise DataError(
+            f"{len(row)} values at line {number} of {os.fspath(path)!r}",
+            expected=f"{len(header)}, one for each column: {', '.join(map(repr, header))}",
+            fix="correct that line: a value with delimiters, quotes or line ends in it needs double quotes",
+        )
+    return dict(zip(header, row, strict=True))
+
+
+def _csv_rows(path: FilePath, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank with the number of its first line."""
+    try:
+        reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, strict=True)
+    except TypeError as error:
+        raise DataError(
+            f"delimiter={delimiter!r}", expected="one character", fix="pass one character"
+        ) from error
+    end = 0
+    while True:
+        start = end + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise _broken(path, start, str(error)) from error
+        end = reader.line_num
+        if row is None:
+            return
+        # one stray quote in a TSV file that was written without quoting would swallow rows in silence
+        if delimiter == "\t" and end > start:
+            raise _broken(path, start, f"a quoted value runs on to line {end}")
+        if row:
+            yield start, row
+
+
+def _broken(path: FilePath, number: int, what: str) -> DataError:
+    return DataError(
+        f"line {number} of {os.fspath(path)!r}: {what}",
+        expected="values with quotes, delimiters or line ends inside double quotes, inner quotes doubled",
+        fix="correct that line, or save the data as JSON Lines",
+    )
+
+
+def read_dataset(dataset: Any) -> Iterator[Mapping[str, object]]:
+    """Yield the rows of one split of Hugging Face ``datasets``; class numbers become class names.
+
+    A class number without a name (-1 marks rows without a label) becomes None. Raises DataError for a
+    dictionary of splits and for anything else without rows and features.
+    """
+    if isinstance(dataset, Mapping):
+        raise DataError(
+            f"a dictionary of splits: {', '.join(map(repr, dataset))}",
+            expected="one split",
+            fix=f"choose one, e.g. dataset[{next(iter(dataset), 'train')!r}]",
+        )
+    if not hasattr(dataset, "with_format") or not hasattr(dataset, "features"):
+        raise DataError(
+            f"{type(dataset).__name__} for a data set",
+            expected="a Dataset of Hugging Face datasets",
+            fix="pass other records to Pool.from_records",
+        )
+    names = {
+        column: feature.names
+        for column, feature in (dataset.features or {}).items()
+        if hasattr(feature, "names")
+    }
+    for record in dataset.with_format(None):
+        yield {**record, **{column: classes.get(record[column]) for column, classes in names.items()}}
+
+
+def _read_text(path: FilePath) -> str:
+    name = os.fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read {name!r}: {error.strerror or error}",
+            expected="a file that can be read",
+            fix="check the path",
+        ) from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"line {number} of {name!r} is not UTF-8 (byte 0x{data[error.start]:02x})",
+            expected="a file in UTF-8",
+            fix="convert it, e.g. iconv -f latin1 -t utf-8",
+        ) from error
+    if not text.strip():
+        raise DataError(f"{name!r} is empty", expected="at least one record", fix="check the path")
+    return text

@@ -1,0 +1,215 @@
+"""Selection: what a selector returns; Selector: what a selector is."""
+
+import json
+import math
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .artefacts import canonical_json, fingerprint
+from .errors import DataError, NonFiniteError, SettingError
+from .examples import Pool
+
+if TYPE_CHECKING:
+    from .prompt import ManyShotPrompt
+
+# details that are as true of the first k shots as of all of them
+_HOLD_FOR_HEAD = ("objective_name", "device", "dtype", "reasons", "seconds", "skipped", "fingerprints")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The demonstrations that a selector chose from a pool, in order, why, and how it was made.
+
+    ``indices``: n distinct rows of the pool. ``scores``: n numbers, higher is better, in the unit that the
+    selector documents. ``objective``: n numbers, of the first 1, 2, ... n demonstrations, lower is
+    better; empty where the method has none. ``config``: the selector, its settings, seed and constraints.
+    ``details``: what else is to be reported; these keys have a meaning here:
+
+    * ``objective_name``; ``random_objective``: that of a random set of n, root mean square in closed form;
+    * ``token_counts``: one per demonstration, separator included;
+    * ``skipped``: reason -> rows left out of the candidates;
+    * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
+    * ``device``, ``dtype``, ``reasons``, ``seconds``.
+
+    Config and details are copied as JSON would hold them. Raises SettingError for indices that repeat or are
+    out of range, lengths that differ and values that JSON cannot hold; NonFiniteError for NaN or infinity.
+    """
+
+    pool: Pool = field(repr=False)
+    indices: tuple[int, ...]
+    scores: tuple[float, ...]
+    objective: tuple[float, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Turn numpy values into Python's own and check everything."""
+        n = len(self.indices)
+        checked = {
+            "indices": _checked_indices(self.indices, len(self.pool)),
+            "scores": _finite("scores", self.scores, (n,)),
+            "objective": _finite("objective", self.objective, (0, n)),
+            "config": _as_json("config", self.config),
+            "details": _as_json("details", self.details),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        """Return the number of shots."""
+        return len(self.indices)
+
+    @property
+    def examples(self) -> tuple[Mapping[str, object], ...]:
+        """The chosen examples, in order."""
+        return tuple(self.pool.examples[i] for i in self.indices)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the demonstrations, in order."""
+        return tuple(self.pool.labels[i] for i in self.indices)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over the pool, the ordered indices and the configuration."""
+        made = canonical_json([list(self.indices), self.config])
+        return fingerprint("selection", self.pool.fingerprint, made)
+
+    def head(self, k: int) -> "Selection":
+        """Return the selection of the first k shots; raises SettingError unless 1 <= k <= shots.
+
+        Details that no longer hold (the random baseline, convergence, ...) are dropped.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
+            raise SettingError(f"k={k!r}", expected=f"a whole number from 1 to {len(self)}", fix="pass one")
+        if k == len(self):
+            return self
+        details = {key: self.details[key] for key in _HOLD_FOR_HEAD if key in self.details}
+        if "token_counts" in self.details:
+            details["token_counts"] = self._token_counts[:k]
+        kept = {name: getattr(self, name)[:k] for name in ("indices", "scores", "objective")}
+        return replace(self, **kept, details=details)
+
+    def to_prompt(self, instruction: str = "") -> "ManyShotPrompt":
+        """Return the frozen prompt of these demonstrations, in this order."""
+        from .prompt import ManyShotPrompt
+
+        return ManyShotPrompt.from_selection(self, instruction)
+
+    @property
+    def _token_counts(self) -> list[int]:
+        counts: Any = self.details.get("token_counts", [])
+        return list(counts)
+
+    def report(self) -> dict[str, Any]:
+        """Return what was chosen and how, as JSON can hold it.
+
+        ``label_kl`` is KL(selection || pool) of the label distributions, in nats. ``tokens``, ``objective``
+        and its ``random`` baseline are None where they are not known.
+        """
+        duplicates = self.pool.duplicates()
+        chosen = dict(Counter(self.labels))
+        return {
+            "shots": len(self),
+            "pool_size": len(self.pool),
+            "labels": {"pool": dict(self.pool.label_counts), "selection": chosen},
+            "label_kl": label_kl(chosen, self.pool.label_counts),
+            "objective": self._objective_report(),
+            "tokens": sum(self._token_counts) if "token_counts" in self.details else None,
+            "skipped": self.details.get("skipped", {}),
+            "duplicate_groups": {
+                kind: len(getattr(duplicates, kind)) for kind in ("exact", "normalised", "conflicting")
+            },
+            "fingerprints": {
+                **_mapping(self.details.get("fingerprints")),
+                "pool": self.pool.fingerprint,
+                "selection": self.fingerprint,
+            },
+            "config": self.config,
+            "details": self.details,
+        }
+
+    def _objective_report(self) -> dict[str, object] | None:
+        if not self.objective:
+            return None
+        return {
+            "name": self.details.get("objective_name"),
+            "first": self.objective[0],
+            "final": self.objective[-1],
+            "random": self.details.get("random_objective"),
+        }
+
+
+def label_kl(selection: Mapping[str, int], pool: Mapping[str, int]) -> float:
+    """Return KL(selection || pool) in nats of two label counts; every label of the first is in the second."""
+    n, total = sum(selection.values()), sum(pool.values())
+    terms = (count / n * math.log(count / n * total / pool[label]) for label, count in selection.items())
+    return max(0.0, math.fsum(terms))  # rounding may leave -1e-17
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """A method that picks demonstrations; a frozen dataclass of its hyper-parameters.
+
+    ``shots`` or ``max_tokens`` or both; ``quotas`` is None, "proportional", a minimum per label, or
+    label -> count; ``include`` and ``exclude`` are rows of the pool.
+    """
+
+    def select(
+        self,
+        pool: Pool,
+        shots: int | None = None,
+        *,
+        max_tokens: int | None = None,
+        quotas: str | int | Mapping[str, int] | None = None,
+        include: Iterable[int] = (),
+        exclude: Iterable[int] = (),
+    ) -> Selection:
+        """Return the demonstrations of ``pool`` in order; raises BudgetError if the limits cannot be met."""
+        ...
+
+
+def _checked_indices(indices: Sequence[int], size: int) -> tuple[int, ...]:
+    rows = tuple(operator.index(i) for i in indices)
+    if not rows or len(set(rows)) < len(rows) or not all(0 <= row < size for row in rows):
+        repeated = [row for row, count in Counter(rows).items() if count > 1]
+        outside = [row for row in rows if not 0 <= row < size]
+        raise SettingError(
+            f"{len(rows)} indices, repeated: {repeated[:5]}, out of range: {outside[:5]}",
+            expected=f"at least one, distinct, from 0 to {size - 1}",
+            fix="correct the indices",
+        )
+    return rows
+
+
+def _finite(name: str, values: Sequence[float], lengths: tuple[int, ...]) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) not in lengths:
+        raise SettingError(
+            f"{len(numbers)} {name}",
+            expected=f"{' or '.join(map(str, lengths))}",
+            fix="one per demonstration",
+        )
+    wrong = [i for i, number in enumerate(numbers) if not math.isfinite(number)]
+    if wrong:
+        raise NonFiniteError(
+            f"{len(wrong)} {name} that are NaN or infinite, at {wrong[:5]}",
+            expected="finite numbers",
+            fix="find the rows whose features are not finite",
+        )
+    return numbers
+
+
+def _as_json(name: str, values: Mapping[str, object]) -> dict[str, object]:
+    try:
+        copy: dict[str, object] = json.loads(canonical_json(values))
+    except DataError as error:
+        raise SettingError(f"{name}: {error.got}", expected=error.expected, fix=error.fix) from error
+    return copy
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
