@@ -1,0 +1,236 @@
+"""The proxy: the small local causal LM whose losses and gradients choose the demonstrations."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from icl_plugins.errors import DataError, ProxyError, SettingError, TooLongError
+from icl_plugins.proxy.batching import TokenBudget, run_batches
+from icl_plugins.proxy.encoding import Encoded, TextEncoder, shorten
+from icl_plugins.proxy.forward import answer_losses, collate, frozen, last_hidden_states, pad
+from icl_plugins.proxy.loading import load_checkpoint, load_tokenizer
+from icl_plugins.proxy.probe import probe
+
+if TYPE_CHECKING:
+    from icl_plugins.examples import Pool
+
+__all__ = ["Proxy", "count_tokens", "load_tokenizer"]
+
+OnTooLong = Literal["error", "skip", "truncate"]
+_TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}  # docs/benchmarks-extraction.md
+
+
+class Proxy:
+    """A causal LM with its tokenizer, as it came: weights are never trained, nothing of it is changed.
+
+    name: as given. device, dtype: where and in what the model computes. reasons: why these and other choices
+    were made. max_length: tokens of one example, prefix included. hidden_size: width of the input embeddings.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, reasons: dict[str, str] | None = None) -> None:
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.encoder = TextEncoder(tokenizer)
+        self.reasons = dict(reasons or {})
+        self._check()
+        weight = model.get_input_embeddings().weight
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = weight.dtype
+        self.hidden_size = int(weight.shape[1])
+        self.max_length, self.reasons["max_length"] = _max_length(model.config, tokenizer)
+        self.budget = TokenBudget(_TOKEN_BUDGETS.get(self.device.type, 4096))
+        self.slice_head, self.reasons["head"] = probe(model, self.device)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str = "micro",
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+    ) -> "Proxy":
+        """Load the shipped proxy ("micro"), a folder, or a Hugging Face id; safetensors only, no remote code.
+
+        Raises ProxyError naming what is wrong with the model, SettingError for a device or dtype that cannot
+        be had.
+        """
+        loaded = load_checkpoint(name_or_path, device, dtype, revision)
+        return cls(loaded.model, loaded.tokenizer, name_or_path, loaded.reasons)
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any, name: str = "custom") -> "Proxy":
+        """Use a model and tokenizer that are already in memory."""
+        return cls(model, tokenizer, name, {"device": "the model's own", "dtype": "the model's own"})
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens per batch, padding included; halves when memory runs out."""
+        return self.budget.tokens
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of the weights (names, dtypes, bytes, and the config) and of the tokenizer's definition."""
+        return {"weights": _weights_hash(self.model), "tokenizer": self.encoder.fingerprint}
+
+    def encode(
+        self, pool: "Pool", *, on_too_long: OnTooLong = "error", prefix_length: int = 0
+    ) -> list[Encoded | None]:
+        """Tokenize every demonstration of the pool; None stands for an example that was skipped.
+
+        on_too_long: what happens to examples of more than max_length - prefix_length tokens: "error",
+        "skip", or "truncate" (the question's first tokens go, the answer never). Raises TooLongError (indices
+        and lengths; the first five), DataError for answers without a token.
+        """
+        if on_too_long not in ("error", "skip", "truncate"):
+            raise SettingError(
+                f"got on_too_long={on_too_long!r}", expected='"error", "skip" or "truncate"', fix="choose one"
+            )
+        limit = self.max_length - prefix_length
+        encoded: list[Encoded | None] = list(self.encoder.demonstrations(pool.questions, pool.answers))
+        lengths = {row: len(one.ids) for row, one in enumerate(encoded) if one and len(one.ids) > limit}
+        for row in lengths:
+            example = encoded[row]
+            if on_too_long == "truncate" and example is not None:
+                encoded[row] = shorten(example, limit, self.encoder.leading)
+            elif on_too_long == "skip":
+                encoded[row] = None
+        refused = [
+            row
+            for row in lengths
+            if on_too_long != "skip" and (on_too_long == "error" or encoded[row] is None)
+        ]
+        if refused:
+            raise _too_long({row: lengths[row] for row in refused}, limit)
+        return encoded
+
+    def answer_losses(
+        self, pool: "Pool", prefix: Tensor | None = None, *, on_too_long: OnTooLong = "error"
+    ) -> Tensor:
+        """Return (N,) nats: -log p(answer | question), summed over the answer's tokens; float32 on the CPU.
+
+        prefix: (k, h) embeddings put in front of everything. A skipped example has the loss NaN.
+        """
+        length = 0 if prefix is None else len(prefix)
+        examples = self.encode(pool, on_too_long=on_too_long, prefix_length=length)
+        rows = [row for row, example in enumerate(examples) if example is not None]
+        kept = [example for example in examples if example is not None]
+        bare = [row for row, example in zip(rows, kept, strict=True) if example.answer_start + length == 0]
+        if bare:
+            raise DataError(
+                f"nothing stands in front of the answer in {len(bare)} examples (rows {bare[:5]})",
+                expected="a question, or a tokenizer that puts a BOS token in front",
+                fix="add a question text to the template",
+            )
+        losses = torch.full((len(examples),), torch.nan)
+        lengths = [len(example.ids) + length for example in kept]
+
+        def compute(batch: list[int]) -> Tensor:
+            collated = collate([kept[index] for index in batch], self.device)
+            copies = None if prefix is None else prefix.to(self.device).expand(len(batch), -1, -1)
+            return answer_losses(self.model, collated, copies, slice_head=self.slice_head).float().cpu()
+
+        with frozen(self.model), torch.no_grad():
+            for batch, values in run_batches(lengths, self.budget, compute):
+                losses[[rows[index] for index in batch]] = values
+        return losses
+
+    def embed(self, texts: Sequence[str], *, on_too_long: Literal["error", "truncate"] = "error") -> Tensor:
+        """Return (N, h) float32 on the CPU: the mean of the last hidden states over each text's own tokens.
+
+        Raises DataError for texts without a token, TooLongError unless ``on_too_long`` is "truncate" (the
+        text's first tokens go).
+        """
+        tokens = [ids for ids, _ in self.encoder.tokenize(texts)]
+        lead = self.encoder.leading
+        empty = [row for row, ids in enumerate(tokens) if len(ids) <= lead]
+        if empty:
+            raise DataError(
+                f"{len(empty)} texts have no tokens (rows {empty[:5]})",
+                expected="at least one token in every text",
+                fix="remove the empty texts",
+            )
+        too_long = {row: len(ids) for row, ids in enumerate(tokens) if len(ids) > self.max_length}
+        if too_long and on_too_long != "truncate":
+            raise _too_long(too_long, self.max_length)
+        for row, length in too_long.items():
+            tokens[row] = tokens[row][:lead] + tokens[row][lead + length - self.max_length :]
+        lengths = [len(ids) for ids in tokens]
+        means: list[Tensor] = [torch.empty(0)] * len(tokens)
+
+        def compute(batch: list[int]) -> list[Tensor]:
+            ids = pad([tokens[row] for row in batch], self.device)
+            hidden = last_hidden_states(self.model, ids, slice_head=self.slice_head).float()
+            return [hidden[at, lead : lengths[row]].mean(0).cpu() for at, row in enumerate(batch)]
+
+        with frozen(self.model), torch.no_grad():
+            for batch, vectors in run_batches(lengths, self.budget, compute):
+                for row, vector in zip(batch, vectors, strict=True):
+                    means[row] = vector
+        return torch.stack(means) if means else torch.empty(0, self.hidden_size)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, without those the tokenizer adds by itself (BOS)."""
+        return self.encoder.count(texts)
+
+    def _check(self) -> None:
+        """Refuse, before anything is run, what could only fail later or be wrong in silence."""
+        embeddings = getattr(self.model, "get_input_embeddings", lambda: None)()
+        weight = getattr(embeddings, "weight", None)
+        if weight is None or getattr(self.model, "get_output_embeddings", lambda: None)() is None:
+            raise ProxyError(
+                f"{type(self.model).__name__} has no input embeddings or no language-model head",
+                expected="a causal language model",
+                fix='load it with AutoModelForCausalLM, or use the shipped proxy "micro"',
+            )
+        devices = {str(one.device) for one in self.model.parameters()}
+        if len(devices) > 1 or "meta" in devices or getattr(self.model, "is_quantized", False):
+            raise ProxyError(
+                f"the model's weights are quantised, offloaded or spread over {sorted(devices)}",
+                expected="plain weights on one device",
+                fix="load the model without device_map and quantization_config",
+            )
+        largest = self.encoder.largest_id
+        if largest >= weight.shape[0]:
+            raise ProxyError(
+                f"the tokenizer has ids up to {largest}, the model only {weight.shape[0]} embeddings",
+                expected="a tokenizer that belongs to the model",
+                fix="load both from the same place",
+            )
+
+
+def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Count with a tokenizer alone, as Proxy.count_tokens does; see load_tokenizer."""
+    return TextEncoder(tokenizer).count(texts)
+
+
+def _too_long(lengths: dict[int, int], limit: int) -> TooLongError:
+    first = ", ".join(f"{row} ({length} tokens)" for row, length in list(lengths.items())[:5])
+    return TooLongError(
+        f"{len(lengths)} examples are too long for the proxy: {first}",
+        expected=f"at most {limit} tokens",
+        fix='shorten them, set on_too_long to "skip" or "truncate", or choose a proxy with a longer context',
+    )
+
+
+def _max_length(config: Any, tokenizer: Any) -> tuple[int, str]:
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        return positions, "the model's max_position_embeddings"
+    if tokenizer.model_max_length < 1e9:
+        return int(tokenizer.model_max_length), "the tokenizer's model_max_length"
+    return 2048, "neither model nor tokenizer states a length"
+
+
+def _weights_hash(model: Any) -> str:
+    volatile = ("_name_or_path", "transformers_version")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in volatile}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
