@@ -13,21 +13,23 @@ from icl_plugins.errors import ArtefactError, DataError
 def canonical_json(obj: object, *, indent: int | None = None) -> str:
     """Return the one JSON text of ``obj``: keys sorted, no NaN or infinity, Unicode kept as it is.
 
-    Compact unless ``indent`` is given. Raises DataError for what JSON cannot hold (keys that are not
-    text included, since JSON would turn 1 and "1" into the same key).
+    Compact unless ``indent`` is given. Raises DataError for what JSON cannot hold (lone surrogates and keys
+    that are not text included, since JSON would turn 1 and "1" into the same key).
     """
     separators = (",", ":") if indent is None else (",", ": ")
     try:
         _refuse_other_keys(obj)
-        return json.dumps(
+        text = json.dumps(
             obj, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=indent, separators=separators
         )
+        text.encode("utf-8")  # lone surrogates would fail at the time of writing
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"a value that JSON cannot hold: {error}",
             expected="text, finite numbers, booleans, None, lists, and mappings with text keys",
             fix="convert the value, or leave it out",
         ) from error
+    return text
 
 
 def _refuse_other_keys(obj: object) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
-from .artefacts import fingerprint
-from .duplicates import DuplicateReport, find_duplicates
-from .errors import DataError, SettingError
-from .readers import FilePath, read_csv, read_dataset, read_file, read_jsonl
-from .template import Template
-from .values import plain, value_text
+from icl_plugins.artefacts import fingerprint
+from icl_plugins.duplicates import DuplicateReport, find_duplicates
+from icl_plugins.errors import DataError, SettingError
+from icl_plugins.readers import FilePath, read_csv, read_dataset, read_file, read_jsonl
+from icl_plugins.template import Template
+from icl_plugins.values import plain, value_text
 
 __all__ = ["Pool", "Template"]
 

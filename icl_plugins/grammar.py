@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import DataError, TemplateError
-from .values import letter_of, plain, value_text, whole_index
+from icl_plugins.errors import DataError, TemplateError
+from icl_plugins.values import letter_of, plain, value_text, whole_index
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _NAME = r"[^{}\[\].:]+"

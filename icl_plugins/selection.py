@@ -6,14 +6,12 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from .artefacts import canonical_json, fingerprint
-from .errors import DataError, NonFiniteError, SettingError
-from .examples import Pool
-
-if TYPE_CHECKING:
-    from .prompt import ManyShotPrompt
+from icl_plugins.artefacts import canonical_json, fingerprint
+from icl_plugins.errors import DataError, NonFiniteError, SettingError
+from icl_plugins.examples import Pool
+from icl_plugins.prompt import ManyShotPrompt
 
 # details that are as true of the first k shots as of all of them
 _HOLD_FOR_HEAD = ("objective_name", "device", "dtype", "reasons", "seconds", "skipped", "fingerprints")
@@ -29,7 +27,7 @@ class Selection:
     ``details``: what else is to be reported; these keys have a meaning here:
 
     * ``objective_name``; ``random_objective``: that of a random set of n, root mean square in closed form;
-    * ``token_counts``: one per demonstration, separator included;
+    * ``tokens``: of all demonstrations joined, a separator after each;
     * ``skipped``: reason -> rows left out of the candidates;
     * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
     * ``device``, ``dtype``, ``reasons``, ``seconds``.
@@ -81,28 +79,37 @@ class Selection:
     def head(self, k: int) -> "Selection":
         """Return the selection of the first k shots; raises SettingError unless 1 <= k <= shots.
 
-        Details that no longer hold (the random baseline, convergence, ...) are dropped.
+        Details that no longer hold (tokens, the random baseline, convergence, ...) are dropped.
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
             raise SettingError(f"k={k!r}", expected=f"a whole number from 1 to {len(self)}", fix="pass one")
         if k == len(self):
             return self
         details = {key: self.details[key] for key in _HOLD_FOR_HEAD if key in self.details}
-        if "token_counts" in self.details:
-            details["token_counts"] = self._token_counts[:k]
         kept = {name: getattr(self, name)[:k] for name in ("indices", "scores", "objective")}
         return replace(self, **kept, details=details)
 
-    def to_prompt(self, instruction: str = "") -> "ManyShotPrompt":
-        """Return the frozen prompt of these demonstrations, in this order."""
-        from .prompt import ManyShotPrompt
+    def to_prompt(self, instruction: str = "") -> ManyShotPrompt:
+        """Return the frozen prompt of these demonstrations, in this order.
 
-        return ManyShotPrompt.from_selection(self, instruction)
-
-    @property
-    def _token_counts(self) -> list[int]:
-        counts: Any = self.details.get("token_counts", [])
-        return list(counts)
+        It keeps the examples' fields too. A field that JSON cannot hold in every demonstration (dates,
+        images) is left out of them all and named under ``left_out_fields`` in the provenance.
+        """
+        examples, left_out = _json_fields(self.examples)
+        return ManyShotPrompt(
+            template=self.pool.template,
+            demonstrations=tuple((self.pool.questions[i], self.pool.answers[i]) for i in self.indices),
+            examples=examples,
+            instruction=instruction,
+            provenance={
+                "selection": self.fingerprint,
+                "pool": self.pool.fingerprint,
+                "indices": self.indices,
+                "scores": self.scores,
+                "config": self.config,
+                "left_out_fields": left_out,
+            },
+        )
 
     def report(self) -> dict[str, Any]:
         """Return what was chosen and how, as JSON can hold it.
@@ -118,7 +125,7 @@ class Selection:
             "labels": {"pool": dict(self.pool.label_counts), "selection": chosen},
             "label_kl": label_kl(chosen, self.pool.label_counts),
             "objective": self._objective_report(),
-            "tokens": sum(self._token_counts) if "token_counts" in self.details else None,
+            "tokens": self.details.get("tokens"),
             "skipped": self.details.get("skipped", {}),
             "duplicate_groups": {
                 kind: len(getattr(duplicates, kind)) for kind in ("exact", "normalised", "conflicting")
@@ -172,8 +179,26 @@ class Selector(Protocol):
         ...
 
 
+def _json_fields(examples: Sequence[Mapping[str, object]]) -> tuple[tuple[dict[str, object], ...], list[str]]:
+    names = dict.fromkeys(name for example in examples for name in example)
+    left_out = [name for name in names if not all(_json_holds(example.get(name)) for example in examples)]
+    kept = tuple({k: v for k, v in example.items() if k not in left_out} for example in examples)
+    return kept, left_out
+
+
+def _json_holds(value: object) -> bool:
+    try:
+        canonical_json(value)
+    except DataError:
+        return False
+    return True
+
+
 def _checked_indices(indices: Sequence[int], size: int) -> tuple[int, ...]:
-    rows = tuple(operator.index(i) for i in indices)
+    try:
+        rows = tuple(operator.index(i) for i in indices)
+    except TypeError as error:
+        raise SettingError(f"indices: {error}", expected="whole numbers", fix="pass row numbers") from None
     if not rows or len(set(rows)) < len(rows) or not all(0 <= row < size for row in rows):
         repeated = [row for row, count in Counter(rows).items() if count > 1]
         outside = [row for row in rows if not 0 <= row < size]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from .errors import DataError, TemplateError
-from .grammar import Part, parse
-from .values import checked_text
+from icl_plugins.errors import DataError, TemplateError
+from icl_plugins.grammar import Part, parse
+from icl_plugins.values import checked_text
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 import string
 from collections.abc import Mapping
 
-from .errors import DataError
+from icl_plugins.errors import DataError
 
 _LETTERS = string.ascii_uppercase
 
