@@ -1,35 +1,51 @@
 """Vectors of texts, from the proxy or from a sentence-transformers model."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl_plugins.errors import OptionalDependencyError
-from icl_plugins.selectors._common import load_proxy, proxy_identity
+from icl_plugins.errors import OptionalDependencyError, SettingError, TooLongError
+from icl_plugins.selectors._settings import about, check_choice, load_proxy
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
+TooLong = Literal["error", "truncate"]
+
+
+def check_embeddings(embeddings: object, on_too_long: object) -> None:
+    """Raise SettingError unless both are settings that `embed` takes."""
+    if not isinstance(embeddings, str) or not embeddings:
+        raise SettingError(
+            f"embeddings={embeddings!r}",
+            expected='"proxy" or the name of a sentence-transformers model',
+            fix="pass one of them",
+        )
+    check_choice("on_too_long", on_too_long, ("error", "truncate"))
+
 
 def embed(
-    texts: Sequence[str], embeddings: str, proxy: "str | Proxy"
+    texts: Sequence[str], embeddings: str, proxy: "str | Proxy", on_too_long: TooLong
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Embed texts -> float64 (N, h) and where they came from, JSON-able.
+    """Embed texts -> float64 (N, h), and what the details of a selection say about the model.
 
-    `embeddings` is "proxy" (mean last hidden state) or the name of a sentence-transformers model.
-    Equal texts get bitwise equal rows: each distinct text is embedded once.
-    Raises OptionalDependencyError when sentence-transformers is needed and missing.
+    `embeddings` is "proxy" (mean of the last hidden states) or the name of a sentence-transformers model.
+    Equal texts get equal rows to the last bit: each distinct text is embedded once.
+    Raises TooLongError, and OptionalDependencyError when sentence-transformers is needed and missing.
     """
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if embeddings == "proxy":
         loaded = load_proxy(proxy)
-        vectors = loaded.embed(list(rows)).numpy()
-        source = proxy_identity(loaded)
+        vectors = loaded.embed(list(rows), on_too_long=on_too_long).numpy()
+        details = about(loaded)
     else:
-        vectors = sentence_encoder(embeddings).encode(list(rows), show_progress_bar=False)
-        source = {"name": embeddings}
-    return np.asarray(vectors, dtype=np.float64)[[rows[text] for text in texts]], source
+        encoder = sentence_encoder(embeddings)
+        if on_too_long == "error":
+            _refuse_too_long(encoder, list(rows))
+        vectors = encoder.encode(list(rows), show_progress_bar=False, convert_to_numpy=True)
+        details = {"device": str(encoder.device)}
+    return np.asarray(vectors, dtype=np.float64)[[rows[text] for text in texts]], details
 
 
 def sentence_encoder(name: str) -> Any:
@@ -43,3 +59,17 @@ def sentence_encoder(name: str) -> Any:
             fix='pip install "icl-plugins[embeddings]"',
         ) from error
     return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+
+
+def _refuse_too_long(encoder: Any, texts: Sequence[str]) -> None:
+    """Raise TooLongError for texts that the model would cut in silence."""
+    if encoder.max_seq_length is None:
+        return
+    lengths = [len(ids) for ids in encoder.tokenizer(list(texts), truncation=False)["input_ids"]]
+    longer = [length for length in lengths if length > encoder.max_seq_length]
+    if longer:
+        raise TooLongError(
+            f"{len(longer)} texts of up to {max(longer)} tokens",
+            expected=f"at most {encoder.max_seq_length} tokens",
+            fix='set on_too_long to "truncate", or choose a model with a longer context',
+        )

@@ -1,0 +1,64 @@
+"""Hyper-parameters of selectors: checked when they are made, and as JSON in the config of a selection."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icl_plugins.algorithms.quotas import whole_number
+from icl_plugins.errors import SettingError
+from icl_plugins.values import plain
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+
+def check_seed(seed: object) -> None:
+    """Raise SettingError unless numpy, scikit-learn and torch all accept the seed."""
+    if whole_number("seed", seed, 0) >= 2**32:
+        raise SettingError(f"seed={seed!r}", expected="a whole number below 2**32", fix="pass a smaller one")
+
+
+def check_real(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
+    """Raise SettingError unless `value` is a finite number within the bounds; bool is none."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and at_least <= value <= at_most):  # type: ignore[arg-type, operator]
+        span = f"a finite number from {at_least} to {at_most}"
+        raise SettingError(f"{name}={value!r}", expected=span, fix=f"pass {span} as {name}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise SettingError unless `value` is one of the choices."""
+    if value not in choices:
+        raise SettingError(f"{name}={value!r}", expected=" or ".join(map(repr, choices)), fix="choose one")
+
+
+def load_proxy(proxy: "str | Proxy") -> "Proxy":
+    """Return the proxy itself, loaded when it is given by name."""
+    from icl_plugins.proxy.model import Proxy
+
+    return Proxy.load(proxy) if isinstance(proxy, str) else proxy
+
+
+def settings(selector: Any) -> dict[str, object]:
+    """Return the class and fields of a selector in JSON's types; a loaded proxy is its name."""
+    values = {field.name: _as_json(getattr(selector, field.name)) for field in fields(selector)}
+    return {"selector": type(selector).__name__, **values}
+
+
+def about(proxy: "Proxy") -> dict[str, object]:
+    """Return what the details of a selection say of the proxy: fingerprints, device, dtype and reasons."""
+    return {
+        "fingerprints": proxy.fingerprint,
+        "device": str(proxy.device),
+        "dtype": str(proxy.dtype).removeprefix("torch."),
+        "reasons": proxy.reasons,
+    }
+
+
+def _as_json(value: Any) -> object:
+    if hasattr(value, "encoder") and hasattr(value, "name"):
+        return value.name
+    return plain(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
