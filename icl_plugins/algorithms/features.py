@@ -1,0 +1,245 @@
+"""The features of a pool, read tile by tile: scaled and centred on the fly, never copied whole."""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from icl_plugins.errors import DataError, NonFiniteError
+
+# A tile in float64 is 2 MB: it stays in a core's cache between the conversion and the product.
+TILE_ROWS, TILE_COLUMNS = 256, 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """(N, d) features as blocks (N, d_e) side by side, one per checkpoint, with their scales.
+
+    The feature of row i is row_scale[i] * [block_scale[e] * blocks[e][i] for each e]. blocks: arrays in
+    memory or on disk (np.memmap), float16, float32 or float64; block_scale: (E,) float64; row_scale: (N,)
+    float64; rows: which rows of the blocks are the pool, (N,) int64, or None: all of them.
+    """
+
+    blocks: tuple[np.ndarray, ...]
+    block_scale: np.ndarray
+    row_scale: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, features: Any) -> "Features":
+        """Wrap one (N, d) array or tensor, or a sequence of blocks (N, d_e), without a copy.
+
+        Tensors of another device and bfloat16 tensors are copied. Raises DataError for anything that is not
+        floating point of two dimensions, for no rows, no columns, and for blocks of unequal numbers of rows.
+        """
+        if isinstance(features, Features):
+            return features
+        blocks = features if isinstance(features, Sequence) else (features,)
+        arrays = tuple(_as_array(block) for block in blocks)
+        if len({len(array) for array in arrays}) != 1:
+            raise DataError(
+                f"blocks of {[len(array) for array in arrays][:20]} rows",
+                expected="one block at least, all with the same rows",
+                fix="pass one block for each checkpoint, made from the same pool",
+            )
+        return cls(arrays, np.ones(len(arrays)))
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.blocks[0]) if self.rows is None else len(self.rows)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width d_e of each block."""
+        return tuple(block.shape[1] for block in self.blocks)
+
+    @property
+    def roundoff(self) -> float:
+        """The unit roundoff of a product computed at the precision of the blocks: 2**-24 or 2**-53."""
+        return 2.0**-53 if all(block.dtype.itemsize == 8 for block in self.blocks) else 2.0**-24
+
+    def take(self, rows: np.ndarray) -> "Features":
+        """Return the features of some rows, in that order, without a copy."""
+        chosen = np.arange(len(self))[rows]
+        return replace(
+            self,
+            rows=chosen if self.rows is None else self.rows[chosen],
+            row_scale=None if self.row_scale is None else self.row_scale[chosen],
+        )
+
+    def scaled(self, factor: float) -> "Features":
+        """Return the features times a factor, without a copy."""
+        return replace(self, block_scale=self.block_scale * factor)
+
+    def tile(self, block: int, rows: slice, columns: slice) -> np.ndarray:
+        """Return a tile of a block as stored, but native and float16 as float32; not to be written to."""
+        return _native(self.blocks[block][rows if self.rows is None else self.rows[rows], columns])
+
+    def tiles(self, block: int, rows: slice) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (columns, tile) over some rows of a block as stored."""
+        for columns in self.columns(block):
+            yield columns, self.tile(block, rows, columns)
+        _release(self.blocks[block])
+
+    def spans(self) -> Iterator[slice]:
+        """Yield the row ranges that are read together."""
+        for start in range(0, len(self), TILE_ROWS):
+            yield slice(start, min(start + TILE_ROWS, len(self)))
+
+    def columns(self, block: int) -> Iterator[slice]:
+        """Yield the column ranges of a block that are read together."""
+        for start in range(0, self.widths[block], TILE_COLUMNS):
+            yield slice(start, min(start + TILE_COLUMNS, self.widths[block]))
+
+    def centred_tiles(
+        self, block: int, rows: slice, target: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (columns, tile) over some rows of a block: scaled, less its target (d_e,), float64.
+
+        A tile is overwritten by the next.
+        """
+        buffer = np.empty((rows.stop - rows.start, TILE_COLUMNS))
+        for columns in self.columns(block):
+            tile = buffer[:, : columns.stop - columns.start]
+            self.centre(block, rows, columns, target[columns], out=tile)
+            yield columns, tile
+        _release(self.blocks[block])
+
+    def centre(self, block: int, rows: slice, columns: slice, target: np.ndarray, out: np.ndarray) -> None:
+        """Write a tile, scaled and less its part of the target, to a float64 array."""
+        np.copyto(out, self.tile(block, rows, columns))
+        if self.row_scale is not None:
+            out *= self.row_scale[rows, None]
+        if self.block_scale[block] != 1:
+            out *= self.block_scale[block]
+        out -= target
+
+    def centred(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return some rows less the target: (len(rows), d) float64."""
+        chosen = self.take(rows)
+        result = np.empty((len(rows), sum(self.widths)))
+        for (block, centre), (_, out) in zip(self.parts(target), self.parts(result), strict=True):
+            for span in chosen.spans():
+                for columns, tile in chosen.centred_tiles(block, span, centre):
+                    out[span, columns] = tile
+        return result
+
+    def parts(self, array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of each block and the view of its columns in an (..., d) array."""
+        start = 0
+        for block, width in enumerate(self.widths):
+            yield block, array[..., start : start + width]
+            start += width
+
+    def largest(self) -> np.ndarray:
+        """Return the largest magnitude of each block as stored, (E,) float64.
+
+        Raises NonFiniteError naming the rows that hold NaN or infinity.
+        """
+        peaks = np.zeros((len(self.blocks), len(self)))
+        for block in range(len(self.blocks)):
+            for rows in self.spans():
+                for _, tile in self.tiles(block, rows):
+                    # NaN wins in maximum and minimum, so one pass finds it as well.
+                    peak = np.maximum(tile.max(axis=1), -tile.min(axis=1))
+                    np.maximum(peaks[block, rows], peak, out=peaks[block, rows])
+        refuse_non_finite(peaks.T)
+        result: np.ndarray = peaks.max(axis=1)
+        return result
+
+    def mean(self) -> np.ndarray:
+        """Return the mean of the rows, (d,) float64."""
+        weights = np.ones(len(self)) if self.row_scale is None else self.row_scale
+        total = np.zeros(sum(self.widths))
+        for block, sums in self.parts(total):
+            for rows in self.spans():
+                for columns, tile in self.tiles(block, rows):
+                    sums[columns] += weights[rows] @ tile.astype(np.float64)
+            sums *= self.block_scale[block] / len(self)
+        return total
+
+
+def gram_matrix(features: Features, target: np.ndarray) -> np.ndarray:
+    """Return the (N, N) float64 Gram matrix of the features less the target (d,)."""
+    gram = np.zeros((len(features), len(features)))
+    buffer = np.empty((len(features), TILE_COLUMNS))
+    for block, centre in features.parts(target):
+        for columns in features.columns(block):
+            strip = buffer[:, : columns.stop - columns.start]
+            for rows in features.spans():
+                features.centre(block, rows, columns, centre[columns], out=strip[rows])
+                _release(features.blocks[block])
+            # A matrix times its own transpose: BLAS computes one triangle and mirrors it.
+            gram += strip @ strip.T
+    return gram
+
+
+def refuse_non_finite(values: np.ndarray) -> None:
+    """Raise NonFiniteError that names the rows of an (N, M) array with NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise NonFiniteError(
+            f"NaN or infinity in {bad.size} of {len(values)} rows, the first ones {bad[:10].tolist()}",
+            expected="finite features",
+            fix="exclude these rows, or compute and store them in float32",
+        )
+
+
+def _as_array(block: Any) -> np.ndarray:
+    if type(block).__module__.partition(".")[0] == "torch" and hasattr(block, "detach"):
+        block = _from_tensor(block)
+    if not isinstance(block, np.ndarray) or isinstance(block, np.ma.MaskedArray):
+        raise DataError(
+            f"features of type {type(block).__name__}",
+            expected="an array or tensor (N, d), or a sequence of them",
+            fix="convert with numpy.asarray",
+        )
+    if (
+        block.ndim != 2
+        or 0 in block.shape
+        or block.dtype.kind != "f"
+        or block.dtype.itemsize not in (2, 4, 8)
+    ):
+        raise DataError(
+            f"features of shape {block.shape} and type {block.dtype}",
+            expected="(N, d) with a row and a column at least, float16, float32 or float64",
+            fix="reshape or convert them",
+        )
+    return block.view(np.ndarray)
+
+
+def _from_tensor(tensor: Any) -> Any:
+    if tensor.is_meta or tensor.layout != _torch().strided:
+        return tensor
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == _torch().bfloat16 else tensor).numpy()
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def _native(tile: np.ndarray) -> np.ndarray:
+    """Return the tile as BLAS takes it: native, rows contiguous, copied only if need be."""
+    if tile.dtype.itemsize == 2:
+        torch = _torch()  # numpy converts halves one at a time: ten times slower
+        half = torch.from_numpy(np.array(tile, dtype=np.float16, order="C"))
+        return half.float().numpy()  # type: ignore[no-any-return]
+    plain = tile.dtype.isnative and tile.strides[1] == tile.itemsize and tile.strides[0] >= tile.itemsize
+    return tile if plain else np.array(tile, dtype=tile.dtype.newbyteorder("="), order="C")
+
+
+def _release(array: Any) -> None:
+    """Give the pages of a mapped file back, so that streaming a file does not fill this process's memory."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    # Private pages (mode "c") may hold changes that exist nowhere else.
+    if isinstance(array, np.memmap) and array.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        while isinstance(array, np.ndarray):
+            array = array.base
+        if isinstance(array, mmap.mmap):
+            array.madvise(mmap.MADV_DONTNEED)
