@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from icl_plugins.artefacts import fingerprint
 from icl_plugins.duplicates import DuplicateReport, find_duplicates
 from icl_plugins.errors import DataError, SettingError
-from icl_plugins.readers import FilePath, read_csv, read_dataset, read_file, read_jsonl
+from icl_plugins.readers import CSV_DELIMITERS, JSONL_SUFFIXES, FilePath, read_csv, read_dataset, read_jsonl
 from icl_plugins.template import Template
 from icl_plugins.values import plain, value_text
 
@@ -66,7 +67,9 @@ class Pool:
 
         The delimiter is a tab for .tsv and .tab and a comma otherwise, unless given.
         """
-        return cls.from_records(read_csv(path, delimiter=delimiter), template, label_field=label_field)
+        columns = (*template.fields, *filter(None, [label_field]))
+        rows = read_csv(path, columns=columns, delimiter=delimiter)
+        return cls.from_records(rows, template, label_field=label_field)
 
     @classmethod
     def from_dataset(cls, dataset: Any, template: Template, *, label_field: str | None = None) -> Self:
@@ -76,7 +79,16 @@ class Pool:
     @classmethod
     def from_file(cls, path: FilePath, template: Template, *, label_field: str | None = None) -> Self:
         """Build a pool from a file by its suffix: .jsonl, .ndjson, .csv, .tsv or .tab."""
-        return cls.from_records(read_file(path), template, label_field=label_field)
+        suffix = Path(path).suffix.lower()
+        if suffix in JSONL_SUFFIXES:
+            return cls.from_jsonl(path, template, label_field=label_field)
+        if suffix in CSV_DELIMITERS:
+            return cls.from_csv(path, template, label_field=label_field)
+        raise DataError(
+            f"a file with the suffix {suffix!r}: {str(path)!r}",
+            expected=f"one of {', '.join((*JSONL_SUFFIXES, *CSV_DELIMITERS))}",
+            fix="rename or convert the file",
+        )
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -8,24 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, TemplateError
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
+CSV_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 FilePath = str | os.PathLike[str]
-
-
-def read_file(path: FilePath) -> Iterable[Mapping[str, object]]:
-    """Return the records of a file by its suffix; raises DataError for a suffix that is none of ours."""
-    suffix = Path(path).suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
-        return read_jsonl(path)
-    if suffix in _DELIMITERS:
-        return read_csv(path)
-    raise DataError(
-        f"a file with the suffix {suffix!r}: {os.fspath(path)!r}",
-        expected="JSON Lines (.jsonl, .ndjson), comma-separated (.csv) or tab-separated text (.tsv, .tab)",
-        fix="rename or convert the file",
-    )
 
 
 def read_jsonl(path: FilePath) -> list[dict[str, object]]:
@@ -61,15 +48,26 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return record
 
 
-def read_csv(path: FilePath, *, delimiter: str | None = None) -> list[dict[str, str]]:
+def read_csv(
+    path: FilePath, *, columns: Iterable[str] = (), delimiter: str | None = None
+) -> list[dict[str, str]]:
     """Return the rows of a CSV or TSV file whose first line names the columns; all values are text.
 
     The delimiter is a tab for .tsv and .tab, a comma for every other name, unless given. Raises DataError for
-    a file that is missing, empty or not UTF-8, for column names that repeat, and for rows of another length.
+    a file that is missing, empty or not UTF-8, for column names that repeat or lack one of ``columns``, and
+    for rows of another length.
     """
-    delimiter = delimiter or _DELIMITERS.get(Path(path).suffix.lower(), ",")
+    if delimiter is None:
+        delimiter = CSV_DELIMITERS.get(Path(path).suffix.lower(), ",")
     rows = _csv_rows(path, delimiter)
     header = next(rows, (0, []))[1]
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise TemplateError(
+            f"no column {missing[0]!r} in the first line of {os.fspath(path)!r}",
+            expected=f"one of the columns: {', '.join(map(repr, header))}",
+            fix="correct the name in the template, the delimiter, or add a first line with the column names",
+        )
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise DataError(
@@ -142,12 +140,12 @@ def read_dataset(dataset: Any) -> Iterator[Mapping[str, object]]:
             fix="pass other records to Pool.from_records",
         )
     names = {
-        column: feature.names
+        column: dict(enumerate(feature.names))
         for column, feature in (dataset.features or {}).items()
         if hasattr(feature, "names")
     }
     for record in dataset.with_format(None):
-        yield {**record, **{column: classes.get(record[column]) for column, classes in names.items()}}
+        yield {**record, **{column: known.get(record[column]) for column, known in names.items()}}
 
 
 def _read_text(path: FilePath) -> str:
