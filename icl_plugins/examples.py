@@ -1,6 +1,5 @@
 """Pool: the ordered examples that may be chosen, with the template that renders them."""
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from icl_plugins.duplicates import DuplicateReport, find_duplicates
 from icl_plugins.errors import DataError, SettingError
 from icl_plugins.readers import CSV_DELIMITERS, JSONL_SUFFIXES, FilePath, read_csv, read_dataset, read_jsonl
 from icl_plugins.template import Template
-from icl_plugins.values import plain, value_text
+from icl_plugins.values import plain, row_numbers, value_text
 
 __all__ = ["Pool", "Template"]
 
@@ -140,15 +139,11 @@ class Pool:
 
     def subset(self, indices: Iterable[int]) -> Self:
         """Return the pool of the examples at ``indices``, in that order; raises SettingError out of range."""
-        rows = [operator.index(i) for i in indices]
-        wrong = [row for row in rows if not 0 <= row < len(self)]
-        if wrong:
-            raise SettingError(
-                f"index {wrong[0]} in a subset of a pool of {len(self)}",
-                expected=f"indices from 0 to {len(self) - 1}",
-                fix="correct the indices",
-            )
-        return type(self)(tuple(self.examples[row] for row in rows), self.template, self.label_field)
+        return type(self)(
+            tuple(self.examples[row] for row in row_numbers(indices, len(self))),
+            self.template,
+            self.label_field,
+        )
 
     def duplicates(self) -> DuplicateReport:
         """Report examples that say the same thing or contradict each other; nothing is removed."""

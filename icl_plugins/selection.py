@@ -1,5 +1,6 @@
 """Selection: what a selector returns; Selector: what a selector is."""
 
+import copy
 import json
 import math
 import operator
@@ -12,6 +13,7 @@ from icl_plugins.artefacts import canonical_json, fingerprint
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.values import row_numbers
 
 # details that are as true of the first k shots as of all of them
 _HOLD_FOR_HEAD = ("objective_name", "device", "dtype", "reasons", "seconds", "skipped", "fingerprints")
@@ -81,8 +83,9 @@ class Selection:
 
         Details that no longer hold (tokens, the random baseline, convergence, ...) are dropped.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self):
+        if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= len(self):
             raise SettingError(f"k={k!r}", expected=f"a whole number from 1 to {len(self)}", fix="pass one")
+        k = operator.index(k)
         if k == len(self):
             return self
         details = {key: self.details[key] for key in _HOLD_FOR_HEAD if key in self.details}
@@ -119,7 +122,7 @@ class Selection:
         """
         duplicates = self.pool.duplicates()
         chosen = dict(Counter(self.labels))
-        return {
+        report = {
             "shots": len(self),
             "pool_size": len(self.pool),
             "labels": {"pool": dict(self.pool.label_counts), "selection": chosen},
@@ -138,6 +141,7 @@ class Selection:
             "config": self.config,
             "details": self.details,
         }
+        return copy.deepcopy(report)
 
     def _objective_report(self) -> dict[str, object] | None:
         if not self.objective:
@@ -195,16 +199,12 @@ def _json_holds(value: object) -> bool:
 
 
 def _checked_indices(indices: Sequence[int], size: int) -> tuple[int, ...]:
-    try:
-        rows = tuple(operator.index(i) for i in indices)
-    except TypeError as error:
-        raise SettingError(f"indices: {error}", expected="whole numbers", fix="pass row numbers") from None
-    if not rows or len(set(rows)) < len(rows) or not all(0 <= row < size for row in rows):
-        repeated = [row for row, count in Counter(rows).items() if count > 1]
-        outside = [row for row in rows if not 0 <= row < size]
+    rows = row_numbers(indices, size)
+    repeated = [row for row, count in Counter(rows).items() if count > 1]
+    if not rows or repeated:
         raise SettingError(
-            f"{len(rows)} indices, repeated: {repeated[:5]}, out of range: {outside[:5]}",
-            expected=f"at least one, distinct, from 0 to {size - 1}",
+            f"{len(rows)} indices, of which {repeated[:5]} occur more than once",
+            expected="at least one index, each once",
             fix="correct the indices",
         )
     return rows

@@ -1,10 +1,11 @@
 """How one value of an example becomes text, and which values are refused."""
 
 import math
+import operator
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, SettingError
 
 _LETTERS = string.ascii_uppercase
 
@@ -74,6 +75,19 @@ def checked_text(text: str, name: str) -> str:
             fix="repair the text where it was decoded, e.g. read the file as UTF-8",
         ) from None
     return text
+
+
+def row_numbers(rows: Iterable[int], size: int) -> tuple[int, ...]:
+    """Return row numbers as Python's own; raises SettingError unless whole numbers from 0 to size - 1."""
+    numbers = tuple(rows)
+    wrong = [i for i in numbers if isinstance(i, bool) or not hasattr(i, "__index__") or not 0 <= i < size]
+    if wrong:
+        raise SettingError(
+            f"row number {wrong[0]!r:.40}",
+            expected=f"whole numbers from 0 to {size - 1}",
+            fix="correct the rows",
+        )
+    return tuple(map(operator.index, numbers))
 
 
 def whole_index(value: object, field: str) -> int:

@@ -117,7 +117,7 @@ def test_a_subset_is_the_pool_of_those_examples_in_that_order():
     part = pool.subset([4, 1])
     assert part.texts == (pool.texts[4], pool.texts[1])
     assert part.labels == ("4", "1")
-    for wrong in ([6], [-1]):
+    for wrong in ([6], [-1], [True], [1.0], [None]):
         with pytest.raises(SettingError, match="0 to 5"):
             pool.subset(wrong)
 
