@@ -1,0 +1,134 @@
+"""One file of a gradient store: a fixed number of rows, each with its checksum and its status.
+
+Layout, little-endian: values (rows, width), then crc32 (rows) as uint32, then status (rows) as uint8. The
+size follows from the shape alone, so a file that was cut or grew is known at once.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_plugins.errors import CorruptStoreError
+from icl_plugins.proxy.store.disk import regular_file_size, reserve
+
+Values = NDArray[np.floating[Any]]
+Rows = NDArray[np.int64]
+
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of one block that were added to a store together; opens its file anew for each call."""
+
+    path: Path
+    rows: int
+    width: int
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the values of one row."""
+        return self.width * self.dtype.itemsize
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows to hold in memory at a time."""
+        return max(1, _CHUNK_BYTES // self.row_bytes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.rows * (self.row_bytes + 4 + 1)
+
+    def exists(self) -> bool:
+        """Return whether the file is there; raises CorruptStoreError when it has another size or kind."""
+        size = regular_file_size(self.path)
+        if size not in (None, self.size):
+            raise CorruptStoreError(
+                f"{self.path} has {size} bytes",
+                expected=f"{self.size} bytes",
+                fix="delete this file; its rows are then computed again",
+            )
+        return size is not None
+
+    def allocate(self) -> None:
+        """Create the file, every row empty and its room on the disk reserved; under its name when whole."""
+        unfinished = self.path.with_suffix(".part")
+        unfinished.unlink(missing_ok=True)
+        try:
+            with open(unfinished, "xb") as file:
+                reserve(file, self.size, self.path.parent)
+                os.fsync(file.fileno())
+            os.replace(unfinished, self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def values(self) -> Values:
+        """Map the values (rows, width) from the file, read-only."""
+        return np.memmap(self.path, self.dtype, mode="r", shape=(self.rows, self.width))
+
+    def status(self) -> NDArray[np.uint8]:
+        """Read the status (rows,)."""
+        return np.fromfile(self.path, np.uint8, offset=self._status_start)
+
+    def write(self, rows: Rows, values: Values, status: NDArray[np.uint8]) -> None:
+        """Store rows (ascending, distinct) that are empty so far; durable on return.
+
+        values: (rows, width), contiguous and of this dtype. The status goes to the disk after the values and
+        checksums that it vouches for: a kill or power cut at any byte leaves rows either whole or empty.
+        """
+        checksums = self._checksums(rows, values, status)
+        with open(self.path, "r+b", buffering=0) as file:
+            for run in _runs(rows):
+                _write_at(file, rows[run][0] * self.row_bytes, values[run])
+                _write_at(file, self._checksum_start + rows[run][0] * 4, checksums[run])
+            os.fsync(file.fileno())
+        self.set_status(rows, status)
+
+    def set_status(self, rows: Rows, status: NDArray[np.uint8]) -> None:
+        """Store the status of rows (ascending, distinct); durable on return."""
+        with open(self.path, "r+b", buffering=0) as file:
+            for run in _runs(rows):
+                _write_at(file, self._status_start + rows[run][0], status[run])
+            os.fsync(file.fileno())
+
+    def damaged(self, rows: Rows) -> NDArray[np.bool_]:
+        """Compare rows that are not empty with their checksums; True where they differ."""
+        values, status = self.values(), self.status()
+        stored = np.fromfile(self.path, "<u4", count=self.rows, offset=self._checksum_start)
+        differ: NDArray[np.bool_] = stored[rows] != self._checksums(rows, values[rows], status[rows])
+        return differ
+
+    def _checksums(self, rows: Rows, values: Values, status: NDArray[np.uint8]) -> NDArray[np.uint32]:
+        # Seeded with place and status, so that a row at a wrong place or a flipped status is noticed too.
+        seeds = zlib.crc32(self.path.name.encode()) + 4 * rows + status
+        checksums = [zlib.crc32(row, seed) for row, seed in zip(values, seeds.tolist(), strict=True)]
+        return np.array(checksums, "<u4")
+
+    @property
+    def _checksum_start(self) -> int:
+        return self.rows * self.row_bytes
+
+    @property
+    def _status_start(self) -> int:
+        return self.rows * (self.row_bytes + 4)
+
+
+def _runs(rows: Rows) -> Iterator[slice]:
+    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
+    starts = [0, *ends[:-1]]
+    return (slice(start, end) for start, end in zip(starts, ends, strict=True))
+
+
+def _write_at(file: BinaryIO, offset: int, data: NDArray[Any]) -> None:
+    file.seek(int(offset))
+    rest = data.data.cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
