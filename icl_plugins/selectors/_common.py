@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 Chosen = TypeVar("Chosen")
 
 
-def by_score(scores: np.ndarray) -> np.ndarray:
-    """Rank rows by score, highest first, ties by lowest index; raises NonFiniteError naming bad rows."""
-    bad = np.flatnonzero(~np.isfinite(scores))
+def by_score(scores: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+    """Rank rows by scores (N,), highest first, ties by lowest index; raises NonFiniteError naming bad rows.
+
+    rows: only these, in increasing order (default all).
+    """
+    ranked = np.arange(len(scores)) if rows is None else np.asarray(rows, dtype=np.int64)
+    bad = ranked[~np.isfinite(scores[ranked])]
     if bad.size:
         raise NonFiniteError(
             f"{bad.size} scores that are NaN or infinite, rows {bad[:5].tolist()}",
             expected="a finite score for every example",
             fix='look at these examples, or load the proxy with dtype="float32"',
         )
-    return np.argsort(-scores, kind="stable")
+    return ranked[np.argsort(-scores[ranked], kind="stable")]
 
 
 @dataclass(frozen=True)
