@@ -5,6 +5,7 @@ Everything is index based, so that every selector, whatever its method, obeys th
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -63,17 +64,17 @@ class Feasible:
 
     def allowed(self) -> np.ndarray:
         """Return the (N,) bool mask of the rows that may be picked next; all False when complete."""
-        limits = self.constraints
-        left = None if limits.shots is None else limits.shots - len(self.indices)
-        if left == 0:
-            return np.zeros_like(self.free)
-        missing = self.missing
-        groups = self.counts < limits.quota_max
-        if left == missing.sum():
-            groups &= missing > 0
+        mask = self.open()
+        if self.constraints.max_cost is not None:
+            mask &= self.spent + self.cost_of_completion() <= self.constraints.max_cost
+        return mask
+
+    def open(self) -> np.ndarray:
+        """Return what `allowed` does, costs apart."""
+        limits, missing = self.constraints, self.missing
+        left = len(self.free) if limits.shots is None else limits.shots - len(self.indices)
+        groups = (self.counts < limits.quota_max) & ((missing > 0) | (left > missing.sum()))
         mask: np.ndarray = self.free & groups[limits.groups]
-        if limits.max_cost is not None:
-            mask &= self.spent + self.cost_of_completion() <= limits.max_cost
         return mask
 
     def swappable(self) -> np.ndarray:
@@ -94,27 +95,32 @@ class Feasible:
         """(G,) rows per label that the quota minimums still need."""
         return np.maximum(self.constraints.quota_min - self.counts, 0)
 
+    def cost_of_completion(self) -> np.ndarray:
+        """Return the (N,) costs of each row with the cheapest rows that the minimums need beside it."""
+        costs, groups, missing = self.constraints.costs, self.constraints.groups, self.missing
+        if costs is None or not missing.any():
+            return np.zeros_like(groups) if costs is None else costs
+        rows = self._by_cost[self.free[self._by_cost]]
+        cost, starts = costs.copy(), np.searchsorted(groups[rows], np.arange(len(missing) + 1))
+        for group in np.flatnonzero(missing):
+            members = rows[starts[group] : starts[group + 1]]
+            cheapest = members[: missing[group]]
+            # A row of this label takes the place of the dearest reserved one, or is itself reserved.
+            cost[members] -= costs[cheapest[-1]]
+            cost[cheapest] = 0
+            cost += costs[cheapest].sum()
+        return cost
+
     def _count(self, row: int, change: int) -> None:
         self.free[row] = change < 0
         self.counts[self.constraints.groups[row]] += change
         if self.constraints.costs is not None:
             self.spent += change * int(self.constraints.costs[row])
 
-    def cost_of_completion(self) -> np.ndarray:
-        """(N,) cost of a row together with the cheapest rows that the minimums need beside it."""
-        costs = self.constraints.costs
-        assert costs is not None  # noqa: S101 - resolve sets costs wherever there is a max_cost
-        cost, reserved, missing = costs.copy(), 0, self.missing
-        for group in np.flatnonzero(missing):
-            members = np.flatnonzero(self.constraints.groups == group)
-            members = members[self.free[members]]
-            cheapest = members[np.argsort(costs[members], kind="stable")[: missing[group]]]
-            reserved += int(costs[cheapest].sum())
-            # A row of this label takes the place of the dearest reserved one, or is itself reserved.
-            cost[members] -= costs[cheapest[-1]]
-            cost[cheapest] = 0
-        cost += reserved
-        return cost
+    @cached_property
+    def _by_cost(self) -> np.ndarray:
+        order: np.ndarray = np.lexsort((self.constraints.costs, self.constraints.groups))
+        return order
 
 
 def take_in_order(ranking: Sequence[int] | np.ndarray, constraints: Constraints) -> tuple[int, ...]:
@@ -176,7 +182,6 @@ def resolve(
     counted = _costs(costs, max_cost, pool_size)
     groups, low, high = quota_bounds(labels, quotas, shots, free, include)
     constraints = Constraints(shots, counted, max_cost, groups, low, high, include, exclude)
-    _check_quotas(constraints, free)
     _check_budget(constraints)
     return constraints
 
@@ -225,40 +230,17 @@ def _costs(
     return counted.astype(np.int64)
 
 
-def _check_quotas(constraints: Constraints, free: np.ndarray) -> None:
-    rows = np.bincount(constraints.groups[free], minlength=len(constraints.quota_min))
-    included = np.bincount(constraints.groups[list(constraints.include)], minlength=len(rows))
-    low = np.maximum(constraints.quota_min, included)
-    most = int(np.minimum(rows, constraints.quota_max).sum())
-    short = np.flatnonzero(low > np.minimum(rows, constraints.quota_max))
-    if short.size:
-        example = int(np.flatnonzero(constraints.groups == short[0])[0])
-        raise BudgetError(
-            f"the quota of the label of row {example}: {constraints.quota_min[short[0]]} to "
-            f"{constraints.quota_max[short[0]]} rows, with {rows[short[0]]} that may be chosen and "
-            f"{included[short[0]]} included",
-            expected="quotas between what is included and what there is",
-            fix="change the quota, include or exclude",
-        )
-    if constraints.shots is not None and not int(low.sum()) <= constraints.shots <= most:
-        raise BudgetError(
-            f"quotas that take {int(low.sum())} to {most} rows, and shots={constraints.shots}",
-            expected="shots in that range",
-            fix="change shots or the quotas",
-        )
-
-
 def _check_budget(constraints: Constraints) -> None:
     if constraints.costs is None or constraints.max_cost is None:
         return
     start = Feasible(constraints)
     least = start.spent
-    if start.free.any() and (not start.indices or start.missing.any()):
-        least += int(start.cost_of_completion()[start.free].min())
+    if not start.indices or start.missing.any():
+        least += int(start.cost_of_completion()[start.open()].min())
     if least > constraints.max_cost:
         raise BudgetError(
-            f"a token budget of {constraints.max_cost}: included rows take {start.spent} tokens, with the "
-            f"cheapest row and what the quotas need {least}",
+            f"a token budget of {constraints.max_cost}: included rows take {start.spent} tokens, and with the "
+            f"cheapest row and what the quotas need it is {least}",
             expected=f"{least} tokens at least",
             fix="raise the budget, or lower shots and quotas",
         )

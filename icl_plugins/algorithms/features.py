@@ -9,8 +9,9 @@ import numpy as np
 
 from icl_plugins.errors import DataError, NonFiniteError
 
-# A tile in float64 is 2 MB: it stays in a core's cache between the conversion and the product.
-TILE_ROWS, TILE_COLUMNS = 256, 1024
+# Large enough that calls cost little, small enough that a tile in float64 (4 MB) stays in the cache between its
+# conversion and the product. The columns bound the rounding of a product: see FeatureKernel.
+TILE_ROWS, TILE_COLUMNS = 512, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Features:
         """Return the features times a factor, without a copy."""
         return replace(self, block_scale=self.block_scale * factor)
 
-    def tile(self, block: int, rows: slice, columns: slice) -> np.ndarray:
+    def tile(self, block: int, rows: slice | np.ndarray, columns: slice) -> np.ndarray:
         """Return a tile of a block as stored, but native and float16 as float32; not to be written to."""
         return _native(self.blocks[block][rows if self.rows is None else self.rows[rows], columns])
 
@@ -90,8 +91,8 @@ class Features:
 
     def columns(self, block: int) -> Iterator[slice]:
         """Yield the column ranges of a block that are read together."""
-        for start in range(0, self.widths[block], TILE_COLUMNS):
-            yield slice(start, min(start + TILE_COLUMNS, self.widths[block]))
+        for start in range(0, self.blocks[block].shape[1], TILE_COLUMNS):
+            yield slice(start, min(start + TILE_COLUMNS, self.blocks[block].shape[1]))
 
     def centred_tiles(
         self, block: int, rows: slice, target: np.ndarray
@@ -107,8 +108,10 @@ class Features:
             yield columns, tile
         _release(self.blocks[block])
 
-    def centre(self, block: int, rows: slice, columns: slice, target: np.ndarray, out: np.ndarray) -> None:
-        """Write a tile, scaled and less its part of the target, to a float64 array."""
+    def centre(
+        self, block: int, rows: slice | np.ndarray, columns: slice, target: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Write some rows and columns, scaled and less their part of the target, to a float64 array."""
         np.copyto(out, self.tile(block, rows, columns))
         if self.row_scale is not None:
             out *= self.row_scale[rows, None]
@@ -118,12 +121,10 @@ class Features:
 
     def centred(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return some rows less the target: (len(rows), d) float64."""
-        chosen = self.take(rows)
         result = np.empty((len(rows), sum(self.widths)))
         for (block, centre), (_, out) in zip(self.parts(target), self.parts(result), strict=True):
-            for span in chosen.spans():
-                for columns, tile in chosen.centred_tiles(block, span, centre):
-                    out[span, columns] = tile
+            self.centre(block, rows, slice(None), centre, out)
+            _release(self.blocks[block])
         return result
 
     def parts(self, array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
