@@ -1,4 +1,4 @@
-"""Progress of long work: whoever wants to show it listens, whoever does the work tells, neither knows the other."""
+"""Progress of long work: who does the work tells, who wants to show it listens; neither knows the other."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

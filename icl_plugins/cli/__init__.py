@@ -1,0 +1,78 @@
+"""The command `icl-plugins`. Heavy libraries are imported inside the commands, so that --help is quick."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from icl_plugins import __version__
+from icl_plugins.cli import count, select, show
+from icl_plugins.cli.outcome import INTERRUPTED, OK, report_error, write_result
+
+__all__ = ["app", "main", "run"]
+
+_HELP = """Choose the demonstrations of a fixed many-shot prompt, offline, with a small local model.
+
+[bold]select[/bold] makes labelled examples into prompt.json; [bold]show[/bold] says what was chosen;
+[bold]count[/bold] counts tokens.
+"""
+_EPILOG = """[bold]First steps[/bold]
+
+icl-plugins select sample:banking77 --shots 64 --out prompt.json
+
+icl-plugins show prompt.json --query text="my card has not arrived"
+
+icl-plugins select --help
+
+[bold]Exit codes[/bold]  0 done; 1 unexpected; 2 usage or settings; 3 data or files;
+4 proxy or gradient store; 130 interrupted.
+
+Results go to stdout, progress and errors to stderr; with --json both are JSON.
+"""
+
+app = typer.Typer(
+    name="icl-plugins",
+    help=_HELP,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=select.EPILOG)(select.select)
+app.command(epilog=show.EPILOG)(show.show)
+app.command(epilog=count.EPILOG)(count.count)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"icl-plugins {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit with the code that --help documents."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; results to stdout, progress and errors to stderr."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(arguments, prog_name="icl-plugins", standalone_mode=False)
+        if isinstance(result, int):  # typer's way to hand over the code of --help, --version and Ctrl-C
+            return report_error(KeyboardInterrupt(), arguments) if result == INTERRUPTED else result
+        write_result(result)
+    except (Exception, KeyboardInterrupt) as error:
+        return report_error(error, arguments)
+    return OK

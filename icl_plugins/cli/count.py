@@ -1,0 +1,78 @@
+"""`icl-plugins count`: the tokens of a prompt or of a pool, and the labels of a pool."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from icl_plugins.cli import options
+from icl_plugins.cli.inputs import read_source
+from icl_plugins.cli.outcome import Result, as_json_text
+
+EPILOG = r"""[bold]Examples[/bold]
+
+icl-plugins count prompt.json --tokenizer ./models/target
+
+icl-plugins count train.csv --question '{text} =>' --answer ' {label}'
+"""
+
+
+def count(
+    file: options.Counted,
+    question: options.Question = None,
+    answer: options.Answer = None,
+    separator: options.Separator = r"\n\n",
+    label_field: options.LabelField = None,
+    tokenizer: options.CountTokenizer = "micro",
+    as_json: options.Json = False,
+) -> Result:
+    """Count the tokens of a prompt, or of the demonstrations and labels that a file would give."""
+    if Path(file).suffix.lower() == ".json":
+        counts = _of_prompt(file, tokenizer)
+    else:
+        counts = _of_pool(file, question, answer, separator, label_field, tokenizer)
+    return as_json_text(counts) if as_json else _view(counts)
+
+
+def _of_prompt(file: str, tokenizer: str) -> dict[str, Any]:
+    from icl_plugins.cli.report import count_with
+    from icl_plugins.prompt import ManyShotPrompt
+
+    prompt = ManyShotPrompt.load(file)
+    (tokens,) = count_with(tokenizer, [prompt.prefix])
+    return {
+        "shots": len(prompt.demonstrations),
+        "tokens": tokens,
+        "characters": len(prompt.prefix),
+        "tokenizer": tokenizer,
+    }
+
+
+def _of_pool(
+    file: str,
+    question: str | None,
+    answer: str | None,
+    separator: str,
+    label_field: str | None,
+    tokenizer: str,
+) -> dict[str, Any]:
+    from icl_plugins.cli.report import count_with
+
+    pool = read_source(file, question, answer, separator=separator, label_field=label_field).pool
+    tokens = count_with(tokenizer, [text + pool.template.separator for text in pool.texts])
+    return {
+        "examples": len(pool),
+        "tokens": sum(tokens),
+        "tokens_per_example": {"least": min(tokens), "median": median(tokens), "most": max(tokens)},
+        "tokenizer": tokenizer,
+        "labels": pool.label_counts,
+    }
+
+
+def _view(counts: dict[str, Any]) -> Any:
+    from icl_plugins.cli.report import summary
+
+    lines = [(name, str(value)) for name, value in counts.items() if not isinstance(value, dict)]
+    for name in ("tokens_per_example", "labels"):
+        if name in counts:
+            lines.append((name, ", ".join(f"{key} {value}" for key, value in counts[name].items())))
+    return summary(*((name.replace("_", " "), value) for name, value in lines))

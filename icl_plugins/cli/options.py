@@ -1,0 +1,143 @@
+"""The options of the command line; they have the names that Python has."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from icl_plugins.cli.methods import Method
+
+_DATA, _LIMITS, _METHOD, _OUTPUT = "Data", "Limits", "Method", "Output"
+
+PoolName = Annotated[
+    str, Argument(metavar="POOL", help="A .jsonl, .csv or .tsv file, or the shipped data sample:banking77.")
+]
+Question = Annotated[
+    str | None,
+    Option(
+        "--question",
+        "-q",
+        metavar="TEXT",
+        rich_help_panel=_DATA,
+        help=r"Template of the question, fields in braces; \n is a line end. Shipped data has its own.",
+    ),
+]
+Answer = Annotated[
+    str | None,
+    Option(
+        "--answer",
+        "-a",
+        metavar="TEXT",
+        rich_help_panel=_DATA,
+        help="Template of the answer; begin it with a space where the question ends without one.",
+    ),
+]
+Separator = Annotated[
+    str, Option(metavar="TEXT", rich_help_panel=_DATA, help="What stands between demonstrations.")
+]
+Instruction = Annotated[
+    str, Option(metavar="TEXT", rich_help_panel=_DATA, help="Text in front of the demonstrations.")
+]
+LabelField = Annotated[
+    str | None,
+    Option(metavar="FIELD", rich_help_panel=_DATA, help="Field that holds the label; default: the answer."),
+]
+Dedupe = Annotated[
+    Literal["none", "exact", "normalised"],
+    Option(
+        rich_help_panel=_DATA,
+        help="Keep the first of equal demonstrations (exact), or of questions equal in letters and digits.",
+    ),
+]
+
+Shots = Annotated[
+    int | None, Option("--shots", "-n", rich_help_panel=_LIMITS, help="Number of demonstrations.")
+]
+MaxTokens = Annotated[
+    int | None,
+    Option(rich_help_panel=_LIMITS, help="Tokens of all demonstrations, with or instead of --shots."),
+]
+Tokenizer = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        rich_help_panel=_LIMITS,
+        help="Counts the tokens: the target's, as folder or Hugging Face id. Default: the proxy's.",
+    ),
+]
+Quotas = Annotated[
+    str | None,
+    Option(
+        metavar="TEXT",
+        rich_help_panel=_LIMITS,
+        help="proportional, or N (at least so many of each label), or label=N,label=N.",
+    ),
+]
+Include = Annotated[
+    str | None,
+    Option(metavar="ROWS", rich_help_panel=_LIMITS, help="Rows to show for sure, counted from 0: 3,17."),
+]
+Exclude = Annotated[
+    str | None, Option(metavar="ROWS", rich_help_panel=_LIMITS, help="Rows never to show: 4,8.")
+]
+
+MethodName = Annotated[
+    Method,
+    Option("--method", "-m", metavar="NAME", rich_help_panel=_METHOD, help="One of those listed below."),
+]
+Proxy = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        rich_help_panel=_METHOD,
+        help="The model that chooses: micro (shipped, default), a folder or a Hugging Face id.",
+    ),
+]
+Seed = Annotated[int | None, Option(rich_help_panel=_METHOD, help="Default: 0.")]
+Store = Annotated[
+    str | None,
+    Option(
+        metavar="FOLDER",
+        rich_help_panel=_METHOD,
+        help="Keep the gradients there: an interrupted run goes on, the next one reuses them.",
+    ),
+]
+OnTooLong = Annotated[
+    Literal["error", "skip", "truncate"] | None,
+    Option(rich_help_panel=_METHOD, help="For examples longer than the proxy's context. Default: error."),
+]
+Settings = Annotated[
+    list[str] | None,
+    Option(
+        "--set", metavar="NAME=VALUE", rich_help_panel=_METHOD, help="Any setting listed below; repeatable."
+    ),
+]
+
+Out = Annotated[
+    Path, Option("--out", "-o", rich_help_panel=_OUTPUT, help="The prompt; replaced if it exists.")
+]
+Json = Annotated[bool, Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout instead of a table.")]
+
+PromptFile = Annotated[Path, Argument(metavar="PROMPT", help="A prompt.json that select has written.")]
+Query = Annotated[
+    list[str] | None,
+    Option(
+        "--query",
+        metavar="FIELD=VALUE",
+        help="A field of a query, repeatable: prints the whole prompt for this query, ready to send.",
+    ),
+]
+Layout = Annotated[
+    Literal["text", "turns", "single"],
+    Option("--as", help="With --query: one text, or chat messages as JSON, in turns or in a single one."),
+]
+Counted = Annotated[
+    str,
+    Argument(metavar="FILE", help="A prompt.json, a .jsonl, .csv or .tsv file, or sample:banking77."),
+]
+CountTokenizer = Annotated[
+    str,
+    Option(
+        metavar="NAME", help="The target's tokenizer, as folder or Hugging Face id, or the shipped proxy's."
+    ),
+]

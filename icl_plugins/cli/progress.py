@@ -1,0 +1,56 @@
+"""Progress on stderr: bars on a terminal, a line for each finished stage elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from icl_plugins.progress import progress_to
+
+
+@contextmanager
+def shown_progress() -> Iterator[None]:
+    """Show the progress of all work in this block."""
+    console = Console(stderr=True, highlight=False)
+    with _bars(console) if console.is_terminal else _lines(console):
+        yield
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+        waiting = bars.add_task("getting ready", total=None)
+        tasks = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                bars.update(waiting, visible=False)
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        with progress_to(show):
+            yield
+        bars.update(waiting, visible=False)
+
+
+@contextmanager
+def _lines(console: Console) -> Iterator[None]:
+    started: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        start = started.setdefault(stage, perf_counter())
+        if done == total:
+            console.print(f"{stage}: {done} of {total}, {perf_counter() - start:.1f} s", markup=False)
+
+    with progress_to(show):
+        yield

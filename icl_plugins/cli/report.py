@@ -1,0 +1,151 @@
+"""What was chosen and why, as JSON and as a table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from icl_plugins.cli.inputs import Source
+    from icl_plugins.selection import Selection
+
+_FEW_LABELS = 12
+
+
+def count_with(tokenizer: str, texts: Sequence[str]) -> list[int]:
+    """Count the tokens of texts with a tokenizer by name, without those put around a text (BOS)."""
+    from icl_plugins.selectors._tokens import token_counter
+
+    return token_counter(tokenizer)(texts)
+
+
+def selection_report(
+    selection: "Selection", source: "Source", *, tokenizer: str, **facts: object
+) -> dict[str, Any]:
+    """Return the report of a selection with its demonstrations; ``row`` is the row of the user's file."""
+    pool = selection.pool
+    separator = pool.template.separator
+    tokens = count_with(tokenizer, [pool.texts[index] + separator for index in selection.indices])
+    demonstrations = [
+        {
+            "position": position,
+            "row": source.rows[index],
+            "label": pool.labels[index],
+            "score": score,
+            "tokens": count,
+            "text": pool.texts[index],
+        }
+        for position, (index, score, count) in enumerate(
+            zip(selection.indices, selection.scores, tokens, strict=True), 1
+        )
+    ]
+    report = selection.report()
+    return {
+        **report,
+        **facts,
+        "tokens": sum(tokens) if report["tokens"] is None else report["tokens"],
+        "tokenizer": tokenizer,
+        "removed_duplicates": source.file_size - len(pool),
+        "demonstrations": demonstrations,
+    }
+
+
+def selection_view(report: Mapping[str, Any]) -> RenderableType:
+    """Return the table of demonstrations with a summary below it."""
+    return Group(
+        demonstrations_table(report["demonstrations"]),
+        summary(
+            ("chosen", _chosen(report)),
+            ("objective", _objective(report["objective"])),
+            ("labels", _labels(report)),
+            ("tokens", f"{report['tokens']:,} counted with {report['tokenizer']}, separators included"),
+            ("left out", _left_out(report)),
+            ("duplicates", _duplicates(report["duplicate_groups"])),
+            ("time", _seconds(report)),
+            ("written", report["out"]),
+        ),
+    )
+
+
+def demonstrations_table(demonstrations: Iterable[Mapping[str, Any]]) -> Table:
+    """Return one line for each demonstration; data goes in as text, whatever markup or controls it holds."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "row", "label", "score", "tokens"):
+        table.add_column(name, justify="left" if name == "label" else "right", no_wrap=True, max_width=32)
+    table.add_column("demonstration", no_wrap=True, overflow="ellipsis")
+    for shot in demonstrations:
+        score = "" if shot["score"] is None else f"{shot['score']:.4g}"
+        row = "" if shot["row"] is None else str(shot["row"])
+        table.add_row(
+            str(shot["position"]),
+            row,
+            one_line(shot["label"]),
+            score,
+            str(shot["tokens"]),
+            one_line(shot["text"]),
+        )
+    return table
+
+
+def summary(*lines: tuple[str, str]) -> Table:
+    """Return names and values, without the lines that have no value."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("", "")
+    for name, value in lines:
+        if value:
+            table.add_row(name, one_line(value))
+    return table
+
+
+def one_line(text: str) -> Text:
+    """Return text of the data for a terminal: blanks and controls, escape sequences too, become one space."""
+    return Text(" ".join("".join(char if char.isprintable() else " " for char in text).split()))
+
+
+def _chosen(report: Mapping[str, Any]) -> str:
+    return f"{report['shots']} of {report['pool_size']:,} examples by {report['method']}"
+
+
+def _objective(objective: Mapping[str, Any] | None) -> str:
+    if objective is None:
+        return ""
+    text = f"{objective['name'] or 'value'} {objective['final']:.4g}"
+    random = objective["random"]
+    if random is None:
+        return text
+    ratio = f", {random / objective['final']:.1f} times lower" if 0 < objective["final"] < random else ""
+    return f"{text}; random sets of this size: {random:.4g}{ratio}"
+
+
+def _labels(report: Mapping[str, Any]) -> str:
+    pool, chosen = report["labels"]["pool"], report["labels"]["selection"]
+    text = f"{len(chosen)} of {len(pool)} shown, KL(selection || pool) {report['label_kl']:.3f} nats"
+    if len(chosen) > _FEW_LABELS:
+        return text
+    return f"{text}: {', '.join(f'{label} {count}' for label, count in chosen.items())}"
+
+
+def _left_out(report: Mapping[str, Any]) -> str:
+    removed = report["removed_duplicates"]
+    parts = [f"{removed} duplicates"] if removed else []
+    parts += [f"{len(rows)} {reason}" for reason, rows in report["skipped"].items()]
+    return ", ".join(parts)
+
+
+def _duplicates(groups: Mapping[str, int]) -> str:
+    if not any(groups.values()):
+        return ""
+    text = f"groups in the pool: {groups['exact']} exact, {groups['normalised']} but for case and punctuation"
+    if groups["conflicting"]:
+        text += f", {groups['conflicting']} with labels that contradict each other"
+    return f"{text} (see --dedupe)"
+
+
+def _seconds(report: Mapping[str, Any]) -> str:
+    stages = report["details"].get("seconds") or {}
+    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
+    return f"{report['seconds']:.1f} s" + (f" ({parts})" if parts else "")

@@ -1,0 +1,98 @@
+"""`icl-plugins show`: what a saved prompt holds, or the prompt for one query, ready to send."""
+
+from typing import TYPE_CHECKING, Any
+
+from icl_plugins.cli import options
+from icl_plugins.cli.inputs import parse_pairs
+from icl_plugins.cli.outcome import Result, as_json_text
+
+if TYPE_CHECKING:
+    from icl_plugins.prompt import ManyShotPrompt
+
+EPILOG = """[bold]Examples[/bold]
+
+icl-plugins show prompt.json
+
+icl-plugins show prompt.json --query text="my card has not arrived"
+
+icl-plugins show prompt.json --query text="my card has not arrived" --as turns
+"""
+
+
+def show(
+    prompt: options.PromptFile,
+    query: options.Query = None,
+    layout: options.Layout = "text",
+    tokenizer: options.CountTokenizer = "micro",
+    as_json: options.Json = False,
+) -> Result:
+    """Show the demonstrations of a saved prompt, or with --query the whole prompt for one query."""
+    from icl_plugins.prompt import ManyShotPrompt
+
+    loaded = ManyShotPrompt.load(prompt)
+    if query:
+        return _for_query(loaded, parse_pairs("--query", query), layout, as_json)
+
+    from icl_plugins.cli.report import demonstrations_table, summary
+
+    content = prompt_content(loaded, tokenizer)
+    if as_json:
+        return as_json_text(content)
+    from rich.console import Group
+
+    return Group(
+        demonstrations_table(content["demonstrations"]),
+        summary(
+            ("instruction", loaded.instruction),
+            ("template", repr(loaded.template.question + loaded.template.answer)),
+            (
+                "tokens",
+                f"{content['tokens']:,} counted with {tokenizer}, instruction and separators included",
+            ),
+            ("method", content["method"] or ""),
+            ("fingerprint", loaded.fingerprint),
+        ),
+    )
+
+
+def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
+    """Return what a prompt holds, with token counts; rows and scores are None where it does not say."""
+    from icl_plugins.cli.report import count_with
+
+    texts = [question + answer for question, answer in prompt.demonstrations]
+    separator = prompt.template.separator
+    *tokens, total = count_with(tokenizer, [*(text + separator for text in texts), prompt.prefix])
+    unknown: list[None] = [None] * len(texts)
+    made: dict[str, Any] = dict(prompt.provenance)
+    demonstrations = [
+        {"position": i, "row": row, "label": answer.strip(), "score": score, "tokens": count, "text": text}
+        for i, (row, (_, answer), score, count, text) in enumerate(
+            zip(
+                made.get("indices", unknown),
+                prompt.demonstrations,
+                made.get("scores", unknown),
+                tokens,
+                texts,
+                strict=True,
+            ),
+            1,
+        )
+    ]
+    return {
+        "shots": len(texts),
+        "instruction": prompt.instruction,
+        "template": {name: getattr(prompt.template, name) for name in ("question", "answer", "separator")},
+        "tokens": total,
+        "tokenizer": tokenizer,
+        "method": made.get("config", {}).get("selector"),
+        "fingerprint": prompt.fingerprint,
+        "provenance": made,
+        "demonstrations": demonstrations,
+    }
+
+
+def _for_query(prompt: "ManyShotPrompt", fields: dict[str, str], layout: str, as_json: bool) -> str:
+    if layout == "text":
+        text = prompt.text(fields)
+        return as_json_text({"text": text}) if as_json else text
+    return as_json_text(prompt.messages(fields, layout="single" if layout == "single" else "turns"))
