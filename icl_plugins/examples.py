@@ -203,7 +203,14 @@ def _copy(row: int, record: object) -> Mapping[str, object]:
             expected="a mapping from field names (text) to values",
             fix='pass a list of mappings; of a data frame that is frame.to_dict("records")',
         )
-    return {name: plain(value) for name, value in record.items()}
+    try:
+        return {name: plain(value) for name, value in record.items()}
+    except RecursionError:
+        raise DataError(
+            f"example {row} is nested too deeply or holds itself",
+            expected="a mapping from field names to values",
+            fix="leave out that field",
+        ) from None
 
 
 def _label(example: Mapping[str, object], name: str) -> str:

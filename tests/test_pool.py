@@ -48,9 +48,14 @@ def test_a_label_field_replaces_the_answer_as_label():
         Pool.from_records(RECORDS, TEMPLATE, label_field="group")
 
 
+CYCLE: list[object] = []
+CYCLE.append(CYCLE)
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
+        ([*RECORDS, {"text": "a", "label": "b", "more": CYCLE}], "example 6 .*holds itself"),
         ([], "no examples"),
         (iter(()), "no examples"),
         ("text", "records of type str"),

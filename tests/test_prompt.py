@@ -10,7 +10,7 @@ from icl_plugins.errors import ArtefactError, DataError, SettingError, TemplateE
 
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}", "\n###\n")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-SHOTS = (("Query: a {x}\nIntent:", " one"), ("Query: b\nIntent:", "\n two"))
+SHOTS = (("Query: a {x}\nIntent:", " one"), ("Query: b\nIntent:", "\n two "))
 FIELDS = ({"text": "a {x}", "label": "one"}, {"text": "b", "label": "two"})
 
 
@@ -20,9 +20,8 @@ def make(instruction="Name it.", **changes):
 
 
 def test_text_is_instruction_demonstrations_and_query_joined_by_the_separator():
-    expected = (
-        "Name it.\n###\nQuery: a {x}\nIntent: one\n###\nQuery: b\nIntent:\n two\n###\nQuery: {label}\nIntent:"
-    )
+    shown = "Query: a {x}\nIntent: one\n###\nQuery: b\nIntent:\n two \n###\n"
+    expected = "Name it.\n###\n" + shown + "Query: {label}\nIntent:"
     assert make().text({"text": "{label}"}) == expected
     assert make("").text({"text": "{label}"}) == expected.removeprefix("Name it.\n###\n")
     assert make("", demonstrations=(), examples=()).text({"text": "q"}) == "Query: q\nIntent:"
@@ -42,7 +41,7 @@ def test_turns_alternate_and_answers_lose_leading_space_only():
         {"role": "user", "content": "Query: a {x}\nIntent:"},
         {"role": "assistant", "content": "one"},
         {"role": "user", "content": "Query: b\nIntent:"},
-        {"role": "assistant", "content": "two"},
+        {"role": "assistant", "content": "two "},
         {"role": "user", "content": "Query: q\nIntent:"},
     ]
     assert make("").messages({"text": "q"})[0]["role"] == "user"
@@ -88,7 +87,7 @@ def test_what_could_not_be_saved_is_refused_when_made(changes, error):
 
 
 @given(TEXT, TEXT, TEXT, TEXT.filter(bool))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_saved_prompt_comes_back_equal_and_gives_the_same_bytes(
     tmp_path_factory, question, answer, instruction, separator
 ):
@@ -112,7 +111,7 @@ def test_the_fingerprint_changes_with_all_that_a_target_reads_and_nothing_else()
     others = [
         make("name it."),
         make(demonstrations=SHOTS[::-1]),
-        make(demonstrations=(SHOTS[0], ("Query: b\nIntent:\n", " two"))),
+        make(demonstrations=(SHOTS[0], ("Query: b\nIntent:\n", " two "))),
         make(template=Template("Query: {text}\nIntent:", " {label}")),
         make(demonstrations=(("Query: a {x}\nIntent: ", "one"), SHOTS[1])),
     ]
@@ -121,7 +120,7 @@ def test_the_fingerprint_changes_with_all_that_a_target_reads_and_nothing_else()
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_damaged_file_is_refused_or_says_the_same(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("prompt") / "prompt.json"
     make().save(path)
@@ -147,7 +146,7 @@ def test_a_damaged_file_is_refused_or_says_the_same(tmp_path_factory, data):
         st.none() | st.integers() | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner)
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_value_of_another_shape_is_refused_even_with_a_matching_checksum(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("prompt") / "prompt.json"
     make().save(path)
