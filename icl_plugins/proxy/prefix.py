@@ -1,0 +1,246 @@
+"""Prefix tuning (latent concept learning): k embeddings in front of everything, all weights frozen.
+
+arXiv 2506.04579, step A. The loss of an example is -log p(answer | prefix, question), summed over the
+answer's tokens, averaged over the batch.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icl_plugins.errors import DataError, NonFiniteError, SettingError, StaleStoreError
+from icl_plugins.progress import Progress, tell_progress
+from icl_plugins.proxy.batching import run_batches
+from icl_plugins.proxy.curriculum import Curriculum, read_tensors, write_tensors
+from icl_plugins.proxy.encoding import Encoded
+from icl_plugins.proxy.forward import frozen
+from icl_plugins.proxy.gradients import example_gradients
+from icl_plugins.proxy.model import OnTooLong, Proxy
+
+if TYPE_CHECKING:
+    from icl_plugins.examples import Pool
+
+Capture = Callable[[int, list[int], Tensor], None]
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class PrefixTuning:
+    """Settings of prefix tuning; the defaults are the paper's.
+
+    length: prefix embeddings k. learning_rate: of AdamW (betas 0.9, 0.999, no weight decay). warmup: share of
+    all steps. schedule: "constant" is the published main path, logarithmic warm-up to a constant rate;
+    "linear" the published alternative, linear warm-up and linear decay to zero. seed: of the start, N(0,
+    0.02^2), and of the shuffles.
+    """
+
+    length: int = 4
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    schedule: Literal["constant", "linear"] = "constant"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be trained with."""
+        for name in ("length", "epochs", "batch_size"):
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "at least 1"
+            )
+        _require(0 < self.learning_rate < math.inf, self, "learning_rate", "a positive number")
+        _require(0 <= self.warmup <= 1, self, "warmup", "a share from 0 to 1")
+        _require(self.schedule in ("constant", "linear"), self, "schedule", '"constant" or "linear"')
+        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**63, self, "seed", "a whole number from 0")
+
+    @classmethod
+    def paper(cls) -> "PrefixTuning":
+        """Return the published settings (k 4, 10 epochs, batch 64, 1e-3, 10 % warm-up)."""
+        return cls()
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of ``step`` (1 .. steps)."""
+        warm = math.ceil(self.warmup * steps)
+        if self.schedule == "constant":
+            share = math.log(1 + step) / math.log(1 + warm) if step < warm else 1.0
+        elif step <= warm:
+            share = step / warm
+        else:
+            share = (steps - step + 1) / (steps - warm + 1)
+        return self.learning_rate * share
+
+
+def tune_prefix(
+    proxy: Proxy,
+    pool: "Pool",
+    *,
+    length: int = 4,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    warmup: float = 0.1,
+    schedule: Literal["constant", "linear"] = "constant",
+    seed: int = 0,
+    on_too_long: OnTooLong = "error",
+    capture: Capture | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    progress: Progress = tell_progress,
+) -> Curriculum:
+    """Tune a prefix on all examples of the pool; return it before training and after each epoch.
+
+    capture: online mode; called as ``capture(epoch, rows, gradients (len(rows), k, h))`` for every example
+    once per epoch (0 .. epochs-1), with its gradient at the prefix its own step started from, so that no
+    extra pass is needed. directory: state is saved here after each epoch, and a run that was interrupted goes
+    on from it (an epoch that was not finished is captured again). progress: called as
+    ``progress("prefix tuning", step, steps)`` after each step.
+
+    Raises NonFiniteError naming step and rows when the loss diverges, StaleStoreError when ``directory``
+    holds the state of another run, SettingError, and what Proxy.encode raises.
+    """
+    settings = PrefixTuning(length, epochs, batch_size, learning_rate, warmup, schedule, seed)
+    examples = proxy.encode(pool, on_too_long=on_too_long, prefix_length=length)
+    rows = [row for row, example in enumerate(examples) if example is not None]
+    if not rows:
+        raise DataError(
+            f"got {len(examples)} examples, none of which can be used",
+            expected="at least one example that fits the proxy",
+            fix="add examples, or choose a proxy with a longer context",
+        )
+    kept = [example for example in examples if example is not None]
+    run = _Run(proxy, kept, rows, settings, capture, progress)
+    fingerprint = {**proxy.fingerprint, "examples": _examples_hash(kept, rows)}
+    facts: dict[str, dict[str, Any]] = {"config": asdict(settings), "fingerprint": fingerprint}
+    path = None if directory is None else Path(directory) / "prefix-tuning.safetensors"
+    state = _resume(path, facts) if path is not None and path.exists() else None
+    # Drawn for finished epochs too, so that a resumed run shuffles as an uninterrupted one does.
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(length, proxy.hidden_size, generator=generator) * 0.02
+    orders = [torch.randperm(len(rows), generator=generator).tolist() for _ in range(epochs)]
+    state = state or _State([start])
+    with frozen(proxy.model):
+        for epoch in range(len(state.losses), epochs):
+            state = run.epoch(state, epoch, orders[epoch])
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(path, state.tensors(), {**facts, "losses": list(state.losses)})
+    checkpoints = torch.stack(state.checkpoints)
+    return Curriculum(checkpoints, tuple(state.losses), facts["config"], fingerprint)
+
+
+@dataclass
+class _State:
+    """Checkpoints and mean losses so far, with the optimiser's moments (k, h) after the last epoch."""
+
+    checkpoints: list[Tensor]
+    losses: list[float] = field(default_factory=list)
+    mean: Tensor | None = None
+    square: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        moments = {"mean": self.mean, "square": self.square}
+        return {
+            "checkpoints": torch.stack(self.checkpoints),
+            **{name: tensor for name, tensor in moments.items() if tensor is not None},
+        }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One tuning run: what stays the same from epoch to epoch."""
+
+    proxy: Proxy
+    examples: Sequence[Encoded]
+    rows: Sequence[int]
+    settings: PrefixTuning
+    capture: Capture | None
+    progress: Progress
+
+    def epoch(self, state: _State, epoch: int, order: list[int]) -> _State:
+        """Return the state after one pass over the examples in the given order."""
+        settings, size = self.settings, self.settings.batch_size
+        dtype = torch.promote_types(self.proxy.dtype, torch.float32)
+        prefix = state.checkpoints[-1].to(self.proxy.device, dtype, copy=True)
+        mean = torch.zeros_like(prefix) if state.mean is None else state.mean.to(prefix)
+        square = torch.zeros_like(prefix) if state.square is None else state.square.to(prefix)
+        per_epoch = math.ceil(len(order) / size)
+        total = 0.0
+        for at in range(per_epoch):
+            step = epoch * per_epoch + at + 1
+            loss, gradient = self.batch(prefix, order[at * size : (at + 1) * size], epoch, step)
+            total += loss
+            mean.lerp_(gradient, 1 - _BETAS[0])
+            square.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+            scale = math.sqrt(1 - _BETAS[1] ** step)
+            rate = settings.rate(step, settings.epochs * per_epoch) / (1 - _BETAS[0] ** step)
+            prefix.addcdiv_(mean, square.sqrt().div_(scale).add_(_EPSILON), value=-rate)
+            self.progress("prefix tuning", step, settings.epochs * per_epoch)
+        checkpoints = [*state.checkpoints, prefix.cpu()]
+        return _State(checkpoints, [*state.losses, total / len(order)], mean.cpu(), square.cpu())
+
+    def batch(self, prefix: Tensor, chosen: list[int], epoch: int, step: int) -> tuple[float, Tensor]:
+        """Return the summed loss and the gradient of the mean loss of one batch."""
+        lengths = [len(self.examples[index].ids) + len(prefix) for index in chosen]
+        total, gradient = 0.0, torch.zeros_like(prefix)
+        for part, (losses, gradients) in run_batches(
+            lengths,
+            self.proxy.budget,
+            lambda part: example_gradients(self.proxy, [self.examples[chosen[at]] for at in part], prefix),
+        ):
+            rows = [self.rows[chosen[at]] for at in part]
+            _require_finite(losses, gradients, rows, step)
+            total += float(losses.sum())
+            gradient += gradients.sum(dim=0)
+            if self.capture is not None:
+                self.capture(epoch, rows, gradients.cpu())
+        return total, gradient / len(chosen)
+
+
+def _resume(path: Path, facts: dict[str, dict[str, Any]]) -> _State:
+    tensors, saved = read_tensors(path, ("checkpoints", "mean", "square"))
+    differing = [
+        f"{part}.{name}"
+        for part, expected in facts.items()
+        for name in expected
+        if saved[part].get(name) != expected[name]
+    ]
+    if differing:
+        raise StaleStoreError(
+            f"{str(path)!r} holds the state of another run: {', '.join(differing)} differ",
+            expected="the same examples, proxy and settings",
+            fix="choose another directory, or remove the file to start afresh",
+        )
+    return _State(list(tensors["checkpoints"]), list(saved["losses"]), tensors["mean"], tensors["square"])
+
+
+def _require_finite(losses: Tensor, gradients: Tensor, rows: list[int], step: int) -> None:
+    finite = torch.isfinite(losses) & torch.isfinite(gradients).flatten(1).all(dim=1)
+    if finite.all():
+        return
+    bad = [row for row, fine in zip(rows, finite.tolist(), strict=True) if not fine]
+    raise NonFiniteError(
+        f"NaN or infinity in loss or gradient at step {step}, {len(bad)} examples (rows {sorted(bad)[:5]})",
+        expected="finite losses and gradients",
+        fix="look at these examples, lower the learning rate, or use float32",
+    )
+
+
+def _examples_hash(examples: Sequence[Encoded], rows: Sequence[int]) -> str:
+    digest = hashlib.sha256()
+    for row, example in zip(rows, examples, strict=True):
+        digest.update(np.array([row, example.answer_start, example.answer_stop, len(example.ids)]).tobytes())
+        digest.update(np.array(example.ids).tobytes())
+    return digest.hexdigest()
+
+
+def _require(condition: bool, settings: PrefixTuning, name: str, expected: str) -> None:
+    if not condition:
+        raise SettingError(f"got {name}={getattr(settings, name)!r}", expected=expected, fix=f"change {name}")
