@@ -131,9 +131,8 @@ class ManyShotPrompt:
                 provenance=content["provenance"],
             )
             # comparing with what save would write also finds fields that were added or left out
-            intact = canonical_json(content) == canonical_json(prompt._body()) and checksum == _checksum(
-                content
-            )
+            unchanged = canonical_json(content) == canonical_json(prompt._body())
+            intact = unchanged and checksum == _checksum(content)
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             _refuse(path, f"is damaged: {type(error).__name__}: {error}", error)
         if not intact:

@@ -185,9 +185,12 @@ def test_a_file_that_is_no_prompt_is_named_for_what_it_is(tmp_path, content, mes
         ManyShotPrompt.load(tmp_path / "missing.json")
 
 
-def test_an_edited_demonstration_is_noticed(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new"), [(" one", " two"), ('"seed": 0', '"seed": 1'), ('"text": "b"', '"text": "c"')]
+)
+def test_an_edited_demonstration_example_or_provenance_is_noticed(tmp_path, old, new):
     path = tmp_path / "prompt.json"
     make().save(path)
-    path.write_text(path.read_text().replace(" one", " two"))
+    path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ArtefactError, match="checksum"):
         ManyShotPrompt.load(path)
