@@ -1,0 +1,148 @@
+"""GradientMatching: the demonstrations whose mean gradient is the pool's."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from icl_plugins.algorithms.constraints import Constraints
+from icl_plugins.algorithms.features import Features
+from icl_plugins.algorithms.matching import Match, match
+from icl_plugins.algorithms.quotas import Quotas, whole_number
+from icl_plugins.algorithms.scaling import SCALINGS, scale_blocks
+from icl_plugins.examples import Pool
+from icl_plugins.selection import Selection
+from icl_plugins.selectors._common import Request
+from icl_plugins.selectors._settings import about, check_choice, check_real, check_seed, load_proxy
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.proxy.pool_gradients import PoolGradients
+
+
+@dataclass(frozen=True)
+class GradientMatching:
+    """Tune a prefix on the pool; choose examples whose mean gradient, at every checkpoint, is the pool's.
+
+    CLG (arXiv 2506.04579): latent concept learning, per-example gradients with respect to the prefix, greedy
+    choice, then at most `swaps` best single swaps. `paper()` is the published method to the letter.
+
+    `mode`: "exact", gradients of all examples at all E+1 checkpoints in passes of their own; "online", taken
+    while the prefix is tuned, at half the cost. `scaling`: "none" (published), "checkpoint" (each
+    checkpoint's block to mean norm 1) or "example" (each example's feature to norm 1). `prefix_length`,
+    `epochs`, `batch_size`, `learning_rate`, `warmup`, `schedule`, `seed`: of prefix tuning. `store`: a folder
+    that keeps curriculum and gradients; an interrupted run goes on there, a second one reuses them, and
+    examples added to the pool cost only themselves. `on_too_long`: "error", "skip" or "truncate" examples
+    that do not fit the proxy. `tokenizer` counts token budgets; None is the proxy's.
+
+    The objective is J, the distance between the mean feature of the demonstrations and that of the pool
+    (lower = better). Scores are how much J rises when that demonstration alone is left out. With `swaps=0`
+    selections are nested. Raises SettingError for bad settings.
+    """
+
+    proxy: "str | Proxy" = "micro"
+    mode: Literal["exact", "online"] = "online"
+    scaling: Literal["none", "checkpoint", "example"] = "example"
+    swaps: int = 32
+    prefix_length: int = 4
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    schedule: Literal["constant", "linear"] = "constant"
+    seed: int = 0
+    store: str | Path | None = None
+    on_too_long: Literal["error", "skip", "truncate"] = "error"
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name in ("prefix_length", "epochs", "batch_size"):
+            whole_number(name, getattr(self, name), 1)
+        whole_number("swaps", self.swaps, 0)
+        check_real("learning_rate", self.learning_rate, at_least=0.0)
+        check_real("warmup", self.warmup, at_least=0.0, at_most=1.0)
+        check_choice("mode", self.mode, ("exact", "online"))
+        check_choice("scaling", self.scaling, SCALINGS)
+        check_choice("schedule", self.schedule, ("constant", "linear"))
+        check_choice("on_too_long", self.on_too_long, ("error", "skip", "truncate"))
+        check_seed(self.seed)
+
+    @classmethod
+    def paper(cls) -> "GradientMatching":
+        """Return the published settings: exact gradients, unscaled, 32 swaps, k 4, 10 epochs, batch 64."""
+        return cls(mode="exact", scaling="none")
+
+    def select(
+        self,
+        pool: Pool,
+        shots: int | None = None,
+        *,
+        max_tokens: int | None = None,
+        quotas: Quotas = None,
+        include: Iterable[int] = (),
+        exclude: Iterable[int] = (),
+    ) -> Selection:
+        """Select demonstrations; raises BudgetError, ProxyError, TooLongError, NonFiniteError, StoreError."""
+        tokenizer = self.tokenizer or self.proxy
+        request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
+        proxy = load_proxy(self.proxy)
+        gradients = self._gradients(proxy, pool)
+        request = request.without(gradients.skipped, "too long for the proxy")
+        usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
+        started = perf_counter()
+        features = scale_blocks(Features.of(gradients.blocks).take(usable), self.scaling)
+        found = request.choose(
+            lambda constraints: match(features, swaps=self.swaps, constraints=_among(constraints, usable)),
+            lambda found: usable[found.indices].tolist(),
+        )
+        seconds = {**gradients.seconds, "matching": perf_counter() - started}
+        details = {**about(proxy), **_told(gradients, found, seconds)}
+        indices: Sequence[int] = usable[found.indices].tolist()
+        return request.selection(self, indices, found.scores, objective=found.trace, details=details)
+
+    def _gradients(self, proxy: "Proxy", pool: Pool) -> "PoolGradients":
+        from icl_plugins.proxy.pool_gradients import pool_gradients
+        from icl_plugins.proxy.prefix import PrefixTuning
+
+        tuning = PrefixTuning(
+            self.prefix_length,
+            self.epochs,
+            self.batch_size,
+            self.learning_rate,
+            self.warmup,
+            self.schedule,
+            self.seed,
+        )
+        folder = None if self.store is None else Path(self.store)
+        return pool_gradients(
+            proxy, pool, tuning, mode=self.mode, on_too_long=self.on_too_long, folder=folder
+        )
+
+
+def _among(constraints: Constraints, usable: np.ndarray) -> Constraints:
+    """Return the constraints in terms of positions among the usable rows."""
+    place = {row: position for position, row in enumerate(usable.tolist())}
+    return replace(
+        constraints,
+        costs=None if constraints.costs is None else constraints.costs[usable],
+        groups=constraints.groups[usable],
+        include=tuple(place[row] for row in constraints.include),
+        exclude=tuple(place[row] for row in constraints.exclude if row in place),
+    )
+
+
+def _told(gradients: "PoolGradients", found: Match, seconds: dict[str, float]) -> dict[str, object]:
+    return {
+        "objective_name": "distance of mean gradients",
+        "random_objective": found.random_objective,
+        "swaps": found.swaps,
+        "converged": found.converged,
+        "curriculum_losses": list(gradients.curriculum.losses),
+        "rows_computed": gradients.computed,
+        "curriculum_tuned_on": gradients.tuned_on,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }

@@ -1,0 +1,30 @@
+"""Word meaning before training: token vectors from co-occurrence (PPMI, then SVD)."""
+
+import numpy as np
+import torch
+from scipy import sparse
+
+
+def ppmi_vectors(streams: list[np.ndarray], vocabulary: int, width: int, window: int = 8) -> torch.Tensor:
+    """Return (vocabulary, width) vectors with unit rows; tokens never seen stay zero.
+
+    Counts are weighted 1/distance; context distribution smoothed with exponent 0.75
+    (Levy, Goldberg and Dagan 2015, section 3); singular values enter with exponent 0.5.
+    """
+    flat = np.concatenate([np.append(s, np.full(window, -1)) for s in streams])
+    counts = sparse.csr_matrix((vocabulary, vocabulary))
+    for distance in range(1, window + 1):
+        a, b = flat[:-distance], flat[distance:]
+        ok = (a >= 0) & (b >= 0)
+        weight = np.full(ok.sum(), 1.0 / distance)
+        counts = counts + sparse.csr_matrix((weight, (a[ok], b[ok])), shape=counts.shape)
+    counts = (counts + counts.T).tocoo()
+    row = np.asarray(counts.sum(1)).ravel()
+    context = row**0.75 / (row**0.75).sum()
+    pmi = np.log(counts.data / (row[counts.row] * context[counts.col]))
+    keep = pmi > 0
+    dense = torch.zeros(vocabulary, vocabulary)
+    dense[counts.row[keep], counts.col[keep]] = torch.from_numpy(pmi[keep]).float()
+    u, s, _ = torch.svd_lowrank(dense, q=width + 16, niter=3)
+    vectors = u[:, :width] * s[:width].sqrt()
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-9)
