@@ -9,7 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from icl_plugins.algorithms.quotas import Quotas, quota_bounds, whole_number
+from icl_plugins.algorithms.checks import distinct_rows, token_costs, whole_number
+from icl_plugins.algorithms.quotas import Quotas, quota_bounds
 from icl_plugins.errors import BudgetError, SettingError
 
 
@@ -119,7 +120,7 @@ class Feasible:
 
     @cached_property
     def _by_cost(self) -> np.ndarray:
-        order: np.ndarray = np.lexsort((self.constraints.costs, self.constraints.groups))
+        order: np.ndarray = np.lexsort((np.asarray(self.constraints.costs), self.constraints.groups))
         return order
 
 
@@ -170,7 +171,8 @@ def resolve(
         raise SettingError("neither shots nor a token budget", expected="one of them", fix="pass shots=64")
     shots = None if shots is None else whole_number("shots", shots, 1)
     max_cost = None if max_cost is None else whole_number("the token budget", max_cost, 1)
-    include, exclude = _rows("include", include, pool_size), _rows("exclude", exclude, pool_size)
+    include = distinct_rows("include", include, pool_size)
+    exclude = distinct_rows("exclude", exclude, pool_size)
     both = sorted(set(include) & set(exclude))
     if both:
         raise BudgetError(
@@ -179,23 +181,11 @@ def resolve(
     free = np.ones(pool_size, dtype=bool)
     free[list(exclude)] = False
     _check_shots(shots, int(free.sum()), len(include), pool_size)
-    counted = _costs(costs, max_cost, pool_size)
+    counted = token_costs(costs, max_cost, pool_size)
     groups, low, high = quota_bounds(labels, quotas, shots, free, include)
     constraints = Constraints(shots, counted, max_cost, groups, low, high, include, exclude)
     _check_budget(constraints)
     return constraints
-
-
-def _rows(name: str, rows: Iterable[int], pool_size: int) -> tuple[int, ...]:
-    indices = tuple(whole_number(f"a row of {name}", row, 0) for row in rows)
-    beyond = [row for row in indices if row >= pool_size]
-    if beyond:
-        raise SettingError(
-            f"rows {beyond[:5]} in {name}", expected=f"indices below {pool_size}", fix="correct the indices"
-        )
-    if len(set(indices)) < len(indices):
-        raise SettingError(f"a row twice in {name}", expected="each row once", fix="drop the repetition")
-    return indices
 
 
 def _check_shots(shots: int | None, available: int, included: int, pool_size: int) -> None:
@@ -211,25 +201,6 @@ def _check_shots(shots: int | None, available: int, included: int, pool_size: in
         )
 
 
-def _costs(
-    costs: Sequence[int] | np.ndarray | None, max_cost: int | None, pool_size: int
-) -> np.ndarray | None:
-    if costs is None:
-        if max_cost is not None:
-            raise SettingError(
-                "a token budget without costs", expected="the tokens of every row", fix="pass costs"
-            )
-        return None
-    counted = np.asarray(costs)
-    if counted.shape != (pool_size,) or counted.dtype.kind not in "iu" or counted.min() < 0:
-        raise SettingError(
-            f"costs of shape {counted.shape} and type {counted.dtype}",
-            expected=f"({pool_size},) whole numbers, none negative",
-            fix="count the tokens of every row",
-        )
-    return counted.astype(np.int64)
-
-
 def _check_budget(constraints: Constraints) -> None:
     if constraints.costs is None or constraints.max_cost is None:
         return
@@ -239,8 +210,8 @@ def _check_budget(constraints: Constraints) -> None:
         least += int(start.cost_of_completion()[start.open()].min())
     if least > constraints.max_cost:
         raise BudgetError(
-            f"a token budget of {constraints.max_cost}: included rows take {start.spent} tokens, and with the "
-            f"cheapest row and what the quotas need it is {least}",
+            f"a token budget of {constraints.max_cost}: included rows take {start.spent} tokens, with the "
+            f"cheapest row and what the quotas need {least}",
             expected=f"{least} tokens at least",
             fix="raise the budget, or lower shots and quotas",
         )

@@ -1,16 +1,16 @@
 """The features of a pool, read tile by tile: scaled and centred on the fly, never copied whole."""
 
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from icl_plugins.errors import DataError, NonFiniteError
+from icl_plugins.algorithms.arrays import as_features, native, refuse_non_finite, release
+from icl_plugins.errors import DataError
 
-# Large enough that calls cost little, small enough that a tile in float64 (4 MB) stays in the cache between its
-# conversion and the product. The columns bound the rounding of a product: see FeatureKernel.
+# Large enough that calls cost little, small enough that a tile in float64 (4 MB) stays in the cache between
+# its conversion and the product. The columns bound the rounding of a product: see FeatureKernel.
 TILE_ROWS, TILE_COLUMNS = 512, 1024
 
 
@@ -38,7 +38,7 @@ class Features:
         if isinstance(features, Features):
             return features
         blocks = features if isinstance(features, Sequence) else (features,)
-        arrays = tuple(_as_array(block) for block in blocks)
+        arrays = tuple(as_features(block) for block in blocks)
         if len({len(array) for array in arrays}) != 1:
             raise DataError(
                 f"blocks of {[len(array) for array in arrays][:20]} rows",
@@ -76,13 +76,13 @@ class Features:
 
     def tile(self, block: int, rows: slice | np.ndarray, columns: slice) -> np.ndarray:
         """Return a tile of a block as stored, but native and float16 as float32; not to be written to."""
-        return _native(self.blocks[block][rows if self.rows is None else self.rows[rows], columns])
+        return native(self.blocks[block][rows if self.rows is None else self.rows[rows], columns])
 
     def tiles(self, block: int, rows: slice) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (columns, tile) over some rows of a block as stored."""
         for columns in self.columns(block):
             yield columns, self.tile(block, rows, columns)
-        _release(self.blocks[block])
+        release(self.blocks[block])
 
     def spans(self) -> Iterator[slice]:
         """Yield the row ranges that are read together."""
@@ -106,7 +106,7 @@ class Features:
             tile = buffer[:, : columns.stop - columns.start]
             self.centre(block, rows, columns, target[columns], out=tile)
             yield columns, tile
-        _release(self.blocks[block])
+        release(self.blocks[block])
 
     def centre(
         self, block: int, rows: slice | np.ndarray, columns: slice, target: np.ndarray, out: np.ndarray
@@ -124,7 +124,7 @@ class Features:
         result = np.empty((len(rows), sum(self.widths)))
         for (block, centre), (_, out) in zip(self.parts(target), self.parts(result), strict=True):
             self.centre(block, rows, slice(None), centre, out)
-            _release(self.blocks[block])
+            release(self.blocks[block])
         return result
 
     def parts(self, array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -171,76 +171,7 @@ def gram_matrix(features: Features, target: np.ndarray) -> np.ndarray:
             strip = buffer[:, : columns.stop - columns.start]
             for rows in features.spans():
                 features.centre(block, rows, columns, centre[columns], out=strip[rows])
-                _release(features.blocks[block])
+                release(features.blocks[block])
             # A matrix times its own transpose: BLAS computes one triangle and mirrors it.
             gram += strip @ strip.T
     return gram
-
-
-def refuse_non_finite(values: np.ndarray) -> None:
-    """Raise NonFiniteError that names the rows of an (N, M) array with NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if bad.size:
-        raise NonFiniteError(
-            f"NaN or infinity in {bad.size} of {len(values)} rows, the first ones {bad[:10].tolist()}",
-            expected="finite features",
-            fix="exclude these rows, or compute and store them in float32",
-        )
-
-
-def _as_array(block: Any) -> np.ndarray:
-    if type(block).__module__.partition(".")[0] == "torch" and hasattr(block, "detach"):
-        block = _from_tensor(block)
-    if not isinstance(block, np.ndarray) or isinstance(block, np.ma.MaskedArray):
-        raise DataError(
-            f"features of type {type(block).__name__}",
-            expected="an array or tensor (N, d), or a sequence of them",
-            fix="convert with numpy.asarray",
-        )
-    if (
-        block.ndim != 2
-        or 0 in block.shape
-        or block.dtype.kind != "f"
-        or block.dtype.itemsize not in (2, 4, 8)
-    ):
-        raise DataError(
-            f"features of shape {block.shape} and type {block.dtype}",
-            expected="(N, d) with a row and a column at least, float16, float32 or float64",
-            fix="reshape or convert them",
-        )
-    return block.view(np.ndarray)
-
-
-def _from_tensor(tensor: Any) -> Any:
-    if tensor.is_meta or tensor.layout != _torch().strided:
-        return tensor
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == _torch().bfloat16 else tensor).numpy()
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch
-
-
-def _native(tile: np.ndarray) -> np.ndarray:
-    """Return the tile as BLAS takes it: native, rows contiguous, copied only if need be."""
-    if tile.dtype.itemsize == 2:
-        torch = _torch()  # numpy converts halves one at a time: ten times slower
-        half = torch.from_numpy(np.array(tile, dtype=np.float16, order="C"))
-        return half.float().numpy()  # type: ignore[no-any-return]
-    plain = tile.dtype.isnative and tile.strides[1] == tile.itemsize and tile.strides[0] >= tile.itemsize
-    return tile if plain else np.array(tile, dtype=tile.dtype.newbyteorder("="), order="C")
-
-
-def _release(array: Any) -> None:
-    """Give the pages of a mapped file back, so that streaming a file does not fill this process's memory."""
-    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
-        array = array.base
-    # Private pages (mode "c") may hold changes that exist nowhere else.
-    if isinstance(array, np.memmap) and array.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
-        while isinstance(array, np.ndarray):
-            array = array.base
-        if isinstance(array, mmap.mmap):
-            array.madvise(mmap.MADV_DONTNEED)

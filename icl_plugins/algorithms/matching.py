@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from icl_plugins.algorithms.arrays import refuse_non_finite
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints, Feasible, resolve
-from icl_plugins.algorithms.features import Features, gram_matrix, refuse_non_finite
-from icl_plugins.algorithms.kernels import TIE, FeatureKernel, GramKernel, Kernel
-from icl_plugins.algorithms.quotas import whole_number
+from icl_plugins.algorithms.features import Features, gram_matrix
+from icl_plugins.algorithms.kernels import FeatureKernel, GramKernel, Kernel
+from icl_plugins.algorithms.search import greedy, refine
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 
 _LARGEST_GRAM = 16_384  # rows: 2 GB
@@ -181,13 +183,8 @@ def _match(
     kernel: Kernel, constraints: Constraints, swaps: int, rtol: float, unit: float, offset: float
 ) -> Match:
     feasible = Feasible(constraints)
-    for row in feasible.indices:
-        kernel.add(row)
-    while (allowed := feasible.allowed()).any():
-        row = kernel.pick(allowed)
-        feasible.take(row)
-        kernel.add(row)
-    accepted, converged = _refine(kernel, feasible, swaps, rtol) if swaps else (0, False)
+    greedy(kernel, feasible)
+    accepted, converged = refine(kernel, feasible, swaps, rtol) if swaps else (0, False)
     indices = np.asarray(feasible.indices, dtype=np.int64)
     shots = len(indices)
     prefix, without = kernel.lengths(indices)
@@ -208,40 +205,3 @@ def _random_objective(squared_norms: np.ndarray, shots: int, offset: float) -> f
     size = len(squared_norms)
     variance = max(float(squared_norms.mean()) - offset**2, 0.0)
     return float(np.sqrt(offset**2 + (size - shots) / (shots * max(size - 1, 1)) * variance))
-
-
-def _refine(kernel: Kernel, feasible: Feasible, swaps: int, rtol: float) -> tuple[int, bool]:
-    """Make the best swaps until none helps; return how many, and whether none helps any more."""
-    gram = kernel.rows(np.asarray(feasible.indices, dtype=np.int64))
-    for accepted in range(swaps + 1):
-        swap = _best_swap(gram, kernel.squared_norms, feasible, rtol)
-        if swap is None or accepted == swaps:
-            break
-        feasible.swap(*swap)
-        gram[swap[0]] = kernel.rows(np.asarray([swap[1]]))[0]
-    return accepted, swap is None
-
-
-def _best_swap(
-    gram: np.ndarray, squared_norms: np.ndarray, feasible: Feasible, rtol: float
-) -> tuple[int, int] | None:
-    """Return (position out, row in) of the swap that lowers J^2 most, None when none does by enough.
-
-    gram: (n, N) rows of the Gram matrix of the chosen rows.
-    """
-    chosen = np.asarray(feasible.indices, dtype=np.int64)
-    products = gram.sum(axis=0)
-    change = gram * -2.0
-    change += squared_norms + 2 * products
-    change += (squared_norms[chosen] - 2 * products[chosen])[:, None]
-    change[~feasible.swappable()] = np.inf
-    position, row = np.unravel_index(change.argmin(), change.shape)
-    least = change[position, row]
-    size = np.sqrt(squared_norms[chosen[position]]) + np.sqrt(squared_norms[row])
-    rounding = TIE * size * (size + np.sqrt(squared_norms[chosen].sum()))
-    # Below the rounding of the sums a fall is not real, and swaps could go round in circles.
-    if not -least > max(rtol * products[chosen].sum(), rounding):
-        return None
-    tied = change <= least + rounding
-    row = tied.any(axis=0).argmax()
-    return int(tied[:, row].argmax()), int(row)

@@ -1,24 +1,13 @@
 """Label quotas: how many rows of each label a selection must and may hold."""
 
-import operator
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from icl_plugins.algorithms.checks import whole_number as whole_number
 from icl_plugins.errors import BudgetError, SettingError
 
 Quotas = str | int | Mapping[str, int] | None
-
-
-def whole_number(name: str, value: object, least: int) -> int:
-    """Return `value` as an int; numpy's ints pass, SettingError for bool, float and what is too small."""
-    try:
-        number = None if isinstance(value, bool | np.bool_) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise SettingError(f"{name}={value!r}", expected=f"a whole number >= {least}", fix="pass one")
-    return number
 
 
 def quota_bounds(
