@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl_plugins.errors import OptionalDependencyError, SettingError, TooLongError
+from icl_plugins.errors import NonFiniteError, OptionalDependencyError, SettingError, TooLongError
 from icl_plugins.selectors._settings import about, check_choice, load_proxy
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def embed(
 
     `embeddings` is "proxy" (mean of the last hidden states) or the name of a sentence-transformers model.
     Equal texts get equal rows to the last bit: each distinct text is embedded once.
-    Raises TooLongError, and OptionalDependencyError when sentence-transformers is needed and missing.
+    Raises TooLongError, NonFiniteError naming rows, and OptionalDependencyError when sentence-transformers
+    is needed and missing.
     """
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if embeddings == "proxy":
@@ -45,7 +46,15 @@ def embed(
             _refuse_too_long(encoder, list(rows))
         vectors = encoder.encode(list(rows), show_progress_bar=False, convert_to_numpy=True)
         details = {"device": str(encoder.device)}
-    return np.asarray(vectors, dtype=np.float64)[[rows[text] for text in texts]], details
+    spread = np.asarray(vectors, dtype=np.float64)[[rows[text] for text in texts]]
+    bad = np.flatnonzero(~np.isfinite(spread).all(axis=1))
+    if bad.size:
+        raise NonFiniteError(
+            f"{bad.size} vectors with NaN or infinity, rows {bad[:5].tolist()}",
+            expected="finite vectors",
+            fix='look at these examples, or load the proxy with dtype="float32"',
+        )
+    return spread, details
 
 
 def sentence_encoder(name: str) -> Any:

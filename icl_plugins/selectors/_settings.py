@@ -21,11 +21,14 @@ def check_seed(seed: object) -> None:
         raise SettingError(f"seed={seed!r}", expected="a whole number below 2**32", fix="pass a smaller one")
 
 
-def check_real(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
+def check_real(
+    name: str, value: object, *, at_least: float = 0.0, at_most: float = math.inf, positive: bool = False
+) -> None:
     """Raise SettingError unless `value` is a finite number within the bounds; bool is none."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and at_least <= value <= at_most):  # type: ignore[arg-type, operator]
-        span = f"a finite number from {at_least} to {at_most}"
+    inside = number and math.isfinite(value) and at_least <= value <= at_most  # type: ignore[arg-type, operator]
+    if not inside or (positive and value == 0):
+        span = f"a finite{' positive' * positive} number from {at_least} to {at_most}"
         raise SettingError(f"{name}={value!r}", expected=span, fix=f"pass {span} as {name}")
 
 
@@ -33,6 +36,21 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise SettingError unless `value` is one of the choices."""
     if value not in choices:
         raise SettingError(f"{name}={value!r}", expected=" or ".join(map(repr, choices)), fix="choose one")
+
+
+def check_models(selector: Any) -> None:
+    """Raise SettingError unless the fields `proxy` and `tokenizer` hold names, a loaded proxy, or None."""
+    for name in ("proxy", "tokenizer"):
+        value = getattr(selector, name, None)
+        named = isinstance(value, str) and bool(value)
+        loaded = name == "proxy" and hasattr(value, "count_tokens")
+        default = getattr(type(selector), name, None)
+        if not (named or loaded or value is default):
+            raise SettingError(
+                f"{name}={value!r}",
+                expected='"micro", a folder or a Hugging Face id' + ", or a loaded Proxy" * (name == "proxy"),
+                fix=f"pass one of them as {name}",
+            )
 
 
 def load_proxy(proxy: "str | Proxy") -> "Proxy":

@@ -13,7 +13,7 @@ from icl_plugins.progress import tell_progress
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._context import context_losses
-from icl_plugins.selectors._settings import about, check_seed, load_proxy
+from icl_plugins.selectors._settings import about, check_models, check_seed, load_proxy
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -39,6 +39,7 @@ class BestOfN:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
         whole_number("sets", self.sets, 1)
         whole_number("held_out", self.held_out, 1)
         check_seed(self.seed)

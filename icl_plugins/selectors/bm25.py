@@ -9,7 +9,7 @@ from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
-from icl_plugins.selectors._settings import check_real
+from icl_plugins.selectors._settings import check_models, check_real
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class BM25:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check_real("k1", self.k1, at_least=0.0)
-        check_real("b", self.b, at_least=0.0, at_most=1.0)
+        check_models(self)
+        check_real("k1", self.k1)
+        check_real("b", self.b, at_most=1.0)
 
     def select(
         self,

@@ -11,7 +11,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
-from icl_plugins.selectors._settings import check_seed
+from icl_plugins.selectors._settings import check_models, check_seed
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -38,6 +38,7 @@ class KMeans:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
         check_seed(self.seed)
         check_embeddings(self.embeddings, self.on_too_long)
 
@@ -72,12 +73,16 @@ def expected_shots(request: Request) -> int:
 
 
 def cluster(vectors: np.ndarray, clusters: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster rows (N, h) by k-means++ -> cluster of each row (N,), its distance to the centroid (N,)."""
+    """Cluster rows (N, h) by k-means++ -> cluster of each row (N,), its distance to the centroid (N,).
+
+    Distances are relative to the largest, and rounded, so that ties are ties.
+    """
     from sklearn.cluster import KMeans as Clustering
 
     distinct = len({row.tobytes() for row in vectors})
     fitted = Clustering(min(clusters, distinct), random_state=seed, n_init="auto").fit(vectors)
-    return fitted.labels_, np.linalg.norm(vectors - fitted.cluster_centers_[fitted.labels_], axis=1)
+    distances = np.linalg.norm(vectors - fitted.cluster_centers_[fitted.labels_], axis=1)
+    return fitted.labels_, np.round(distances / (distances.max() or 1.0), 9)
 
 
 def in_turns(

@@ -12,7 +12,14 @@ from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
-from icl_plugins.selectors._settings import about, check_choice, check_real, check_seed, load_proxy
+from icl_plugins.selectors._settings import (
+    about,
+    check_choice,
+    check_models,
+    check_real,
+    check_seed,
+    load_proxy,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +52,11 @@ class LatentBayesian:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
         for name in ("prefix_length", "epochs", "batch_size"):
             whole_number(name, getattr(self, name), 1)
-        check_real("learning_rate", self.learning_rate, at_least=0.0)
-        check_real("warmup", self.warmup, at_least=0.0, at_most=1.0)
+        check_real("learning_rate", self.learning_rate, positive=True)
+        check_real("warmup", self.warmup, at_most=1.0)
         check_seed(self.seed)
         check_choice("on_too_long", self.on_too_long, ("error", "skip", "truncate"))
 

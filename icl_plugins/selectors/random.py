@@ -9,7 +9,7 @@ from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
-from icl_plugins.selectors._settings import check_seed
+from icl_plugins.selectors._settings import check_models, check_seed
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Random:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
         check_seed(self.seed)
 
     def select(

@@ -11,6 +11,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
+from icl_plugins.selectors._settings import check_models
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -33,6 +34,7 @@ class Similarity:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
         check_embeddings(self.embeddings, self.on_too_long)
 
     def select(
