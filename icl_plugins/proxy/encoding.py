@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from icl_plugins.errors import DataError, ProxyError
@@ -46,16 +47,17 @@ class TextEncoder:
         self._backend.encode_special_tokens = True
         added = self._backend.get_added_tokens_decoder()
         self._special = {token_id: token.content for token_id, token in added.items() if token.special}
+        self._special_ids = frozenset(self._special)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's serialised definition, truncation and padding left out."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
-    @property
+    @cached_property
     def leading(self) -> int:
         """How many tokens (BOS) the tokenizer puts in front of every text by itself."""
-        (_, spans), *_ = self.tokenize(["a"])
+        spans = self._backend.encode("a").offsets
         return next((at for at, (start, stop) in enumerate(spans) if stop > start), len(spans))
 
     @property
@@ -65,11 +67,15 @@ class TextEncoder:
 
     def tokenize(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Tokens]:
         """Return ids and character spans of each text; tokens the tokenizer adds have an empty span."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [
-            self._special_as_text(text, encoding.ids, encoding.offsets)
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        lead = self.leading if add_special_tokens else 0
+        tokens = []
+        for text, encoding in zip(
+            texts, self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens), strict=True
+        ):
+            ids, spans = encoding.ids, encoding.offsets
+            plain = self._special_ids.isdisjoint(ids[lead:])
+            tokens.append((ids, spans) if plain else self._special_as_text(text, ids, spans))
+        return tokens
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without those the tokenizer adds by itself."""
@@ -100,42 +106,24 @@ class TextEncoder:
         return encoded
 
     def _special_as_text(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> Tokens:
-        # Unigram models, and BPE that looks words up whole, still find "</s>" in the text: cut it in two.
-        if not any(self._written_out(text, *pair) for pair in zip(ids, spans, strict=True)):
-            return ids, spans
+        """Cut in two every special token that was written out in the text.
+
+        Needed for unigram models, and BPE that looks words up whole: both find "</s>" in their vocabulary.
+        """
         plain_ids: list[int] = []
         plain_spans: list[tuple[int, int]] = []
         for token_id, (start, stop) in zip(ids, spans, strict=True):
-            pieces = [(token_id, (start, stop))]
-            if self._written_out(text, token_id, (start, stop)):
-                first = stop - len(text[start:stop].lstrip()) + 1
-                pieces = [
-                    (piece_id, (left + at, left + to))
-                    for left, right in ((start, first), (first, stop))
-                    for piece_id, (at, to) in self._pieces(text[left:right])
-                ]
+            content = self._special.get(token_id, "")
+            if len(content) > 1 and text[start:stop].strip() == content:
+                first = text.index(content, start) + 1
+                pieces = [*self._pieces(text, start, first), *self._pieces(text, first, stop)]
+            else:
+                pieces = [(token_id, (start, stop))]
             plain_ids.extend(piece_id for piece_id, _ in pieces)
             plain_spans.extend(span for _, span in pieces)
         return plain_ids, plain_spans
 
-    def _pieces(self, text: str) -> list[tuple[int, tuple[int, int]]]:
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return list(zip(encoding.ids, encoding.offsets, strict=True))
-
-    def _written_out(self, text: str, token_id: int, span: tuple[int, int]) -> bool:
-        content = self._special.get(token_id)
-        return content is not None and len(content) > 1 and text[span[0] : span[1]].strip() == content
-
-
-def shorten(example: Encoded, limit: int, keep: int) -> Encoded | None:
-    """Drop the question's first tokens until ``limit`` are left; ``keep`` (BOS) and answer stay.
-
-    None when that is not possible because the answer alone does not fit.
-    """
-    surplus = len(example.ids) - limit
-    if surplus <= 0:
-        return example
-    if surplus > example.answer_start - keep:
-        return None
-    ids = example.ids[:keep] + example.ids[keep + surplus :]
-    return Encoded(ids, example.answer_start - surplus, example.answer_stop - surplus)
+    def _pieces(self, text: str, start: int, stop: int) -> list[tuple[int, tuple[int, int]]]:
+        encoding = self._backend.encode(text[start:stop], add_special_tokens=False)
+        spans = [(start + left, start + right) for left, right in encoding.offsets]
+        return list(zip(encoding.ids, spans, strict=True))

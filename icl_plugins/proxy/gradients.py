@@ -14,7 +14,8 @@ from icl_plugins.errors import NonFiniteError, SettingError
 from icl_plugins.proxy.batching import run_batches
 from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.forward import answer_losses, collate, frozen
-from icl_plugins.proxy.model import OnTooLong, Proxy
+from icl_plugins.proxy.lengths import OnTooLong
+from icl_plugins.proxy.model import Proxy
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool

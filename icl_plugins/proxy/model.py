@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from icl_plugins.errors import DataError, ProxyError, SettingError, TooLongError
+from icl_plugins.errors import DataError, ProxyError
 from icl_plugins.proxy.batching import TokenBudget, run_batches
-from icl_plugins.proxy.encoding import Encoded, TextEncoder, shorten
+from icl_plugins.proxy.encoding import Encoded, TextEncoder
 from icl_plugins.proxy.forward import answer_losses, collate, frozen, last_hidden_states, pad
-from icl_plugins.proxy.loading import load_checkpoint, load_tokenizer
+from icl_plugins.proxy.lengths import OnTooLong, fit, max_length, too_long
+from icl_plugins.proxy.loading import load_checkpoint
 from icl_plugins.proxy.probe import probe
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
 
-__all__ = ["Proxy", "count_tokens", "load_tokenizer"]
+__all__ = ["OnTooLong", "Proxy"]
 
-OnTooLong = Literal["error", "skip", "truncate"]
 _TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}  # docs/benchmarks-extraction.md
 
 
@@ -41,7 +41,7 @@ class Proxy:
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = weight.dtype
         self.hidden_size = int(weight.shape[1])
-        self.max_length, self.reasons["max_length"] = _max_length(model.config, tokenizer)
+        self.max_length, self.reasons["max_length"] = max_length(model.config, tokenizer)
         self.budget = TokenBudget(_TOKEN_BUDGETS.get(self.device.type, 4096))
         self.slice_head, self.reasons["head"] = probe(model, self.device)
 
@@ -85,27 +85,8 @@ class Proxy:
         "skip", or "truncate" (the question's first tokens go, the answer never). Raises TooLongError (indices
         and lengths; the first five), DataError for answers without a token.
         """
-        if on_too_long not in ("error", "skip", "truncate"):
-            raise SettingError(
-                f"got on_too_long={on_too_long!r}", expected='"error", "skip" or "truncate"', fix="choose one"
-            )
-        limit = self.max_length - prefix_length
-        encoded: list[Encoded | None] = list(self.encoder.demonstrations(pool.questions, pool.answers))
-        lengths = {row: len(one.ids) for row, one in enumerate(encoded) if one and len(one.ids) > limit}
-        for row in lengths:
-            example = encoded[row]
-            if on_too_long == "truncate" and example is not None:
-                encoded[row] = shorten(example, limit, self.encoder.leading)
-            elif on_too_long == "skip":
-                encoded[row] = None
-        refused = [
-            row
-            for row in lengths
-            if on_too_long != "skip" and (on_too_long == "error" or encoded[row] is None)
-        ]
-        if refused:
-            raise _too_long({row: lengths[row] for row in refused}, limit)
-        return encoded
+        examples = self.encoder.demonstrations(pool.questions, pool.answers)
+        return fit(examples, self.max_length - prefix_length, self.encoder.leading, on_too_long)
 
     def answer_losses(
         self, pool: "Pool", prefix: Tensor | None = None, *, on_too_long: OnTooLong = "error"
@@ -139,13 +120,13 @@ class Proxy:
         return losses
 
     def embed(self, texts: Sequence[str], *, on_too_long: Literal["error", "truncate"] = "error") -> Tensor:
-        """Return (N, h) float32 on the CPU: the mean of the last hidden states over each text's own tokens.
+        """Return (N, h) float32 on the CPU: the mean of the last hidden states over all tokens but the BOS.
 
         Raises DataError for texts without a token, TooLongError unless ``on_too_long`` is "truncate" (the
         text's first tokens go).
         """
+        lead, limit = self.encoder.leading, self.max_length
         tokens = [ids for ids, _ in self.encoder.tokenize(texts)]
-        lead = self.encoder.leading
         empty = [row for row, ids in enumerate(tokens) if len(ids) <= lead]
         if empty:
             raise DataError(
@@ -153,24 +134,25 @@ class Proxy:
                 expected="at least one token in every text",
                 fix="remove the empty texts",
             )
-        too_long = {row: len(ids) for row, ids in enumerate(tokens) if len(ids) > self.max_length}
-        if too_long and on_too_long != "truncate":
-            raise _too_long(too_long, self.max_length)
-        for row, length in too_long.items():
-            tokens[row] = tokens[row][:lead] + tokens[row][lead + length - self.max_length :]
+        longer = {row: len(ids) for row, ids in enumerate(tokens) if len(ids) > limit}
+        if longer and on_too_long != "truncate":
+            raise too_long(longer, limit)
+        for row, length in longer.items():
+            tokens[row] = tokens[row][:lead] + tokens[row][lead + length - limit :]
         lengths = [len(ids) for ids in tokens]
-        means: list[Tensor] = [torch.empty(0)] * len(tokens)
+        means = torch.empty(len(tokens), 0)
 
-        def compute(batch: list[int]) -> list[Tensor]:
+        def compute(batch: list[int]) -> Tensor:
             ids = pad([tokens[row] for row in batch], self.device)
             hidden = last_hidden_states(self.model, ids, slice_head=self.slice_head).float()
-            return [hidden[at, lead : lengths[row]].mean(0).cpu() for at, row in enumerate(batch)]
+            return torch.stack([hidden[at, lead : lengths[row]].mean(0) for at, row in enumerate(batch)])
 
         with frozen(self.model), torch.no_grad():
             for batch, vectors in run_batches(lengths, self.budget, compute):
-                for row, vector in zip(batch, vectors, strict=True):
-                    means[row] = vector
-        return torch.stack(means) if means else torch.empty(0, self.hidden_size)
+                if not means.shape[1]:
+                    means = torch.empty(len(tokens), vectors.shape[1])
+                means[batch] = vectors.cpu()
+        return means
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without those the tokenizer adds by itself (BOS)."""
@@ -200,30 +182,6 @@ class Proxy:
                 expected="a tokenizer that belongs to the model",
                 fix="load both from the same place",
             )
-
-
-def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Count with a tokenizer alone, as Proxy.count_tokens does; see load_tokenizer."""
-    return TextEncoder(tokenizer).count(texts)
-
-
-def _too_long(lengths: dict[int, int], limit: int) -> TooLongError:
-    first = ", ".join(f"{row} ({length} tokens)" for row, length in list(lengths.items())[:5])
-    return TooLongError(
-        f"{len(lengths)} examples are too long for the proxy: {first}",
-        expected=f"at most {limit} tokens",
-        fix='shorten them, set on_too_long to "skip" or "truncate", or choose a proxy with a longer context',
-    )
-
-
-def _max_length(config: Any, tokenizer: Any) -> tuple[int, str]:
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    positions = getattr(text_config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        return positions, "the model's max_position_embeddings"
-    if tokenizer.model_max_length < 1e9:
-        return int(tokenizer.model_max_length), "the tokenizer's model_max_length"
-    return 2048, "neither model nor tokenizer states a length"
 
 
 def _weights_hash(model: Any) -> str:

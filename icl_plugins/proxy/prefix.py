@@ -23,7 +23,8 @@ from icl_plugins.proxy.curriculum import Curriculum, read_tensors, write_tensors
 from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.gradients import example_gradients
-from icl_plugins.proxy.model import OnTooLong, Proxy
+from icl_plugins.proxy.lengths import OnTooLong
+from icl_plugins.proxy.model import Proxy
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
