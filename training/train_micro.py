@@ -40,7 +40,7 @@ STAGES = (
     Stage("phrases 1-3", 600, 192, 8192, (1, 3), 2, 12, 6000, PHRASES, enough=0.9),
     Stage("phrases 2-6", 600, 256, 8192, (2, 6), 3, 12, 6000, PHRASES, enough=0.85),
     Stage("phrases 3-12", 900, 256, 8192, (3, 12), 6, 12, 6000, SENTENCES, enough=0.8),
-    Stage("sentences", 3300, 512, 8192, (4, 40), 64, 16, 6000, SENTENCES),
+    Stage("sentences", 2300, 512, 8192, (4, 40), 64, 16, 6000, SENTENCES),
     Stage("many shots", 700, 1024, 8192, (4, 60), 400, 16, 6000, SENTENCES),
     Stage("longest", 300, 2048, 8192, (4, 60), 400, 16, 6000, SENTENCES),
 )
@@ -125,6 +125,7 @@ def main() -> None:
     )  # fmt: skip
     total = sum(s.steps for s in STAGES)
     step, stage, in_stage = resume(args.out, model, optimizer)
+    sampler.rng = np.random.default_rng([args.seed, step])
     log = (args.out / "log.jsonl").open("a")
     recall_mean, loss_mean = 0.0, 9.0
     print(f"ready in {time.time() - began:.0f} s; {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
