@@ -183,24 +183,32 @@ def test_the_version_is_the_same_everywhere():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel built, without a network, from a copy of what the wheel is made of."""
-    folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PACKAGE, folder / "source" / "icl_plugins", ignore=ignored)
+def source(tmp_path_factory):
+    """A copy of what the wheel is made of."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(PACKAGE, folder / "icl_plugins", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, folder / "source")
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(source):
+    return {str(path.relative_to(source)) for path in source.rglob("icl_plugins/**/*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def wheel(source, files, tmp_path_factory):
+    """A wheel, built without a network; after `files`, since building adds to the folder."""
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "source")], check=True)
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
     (path,) = folder.glob("*.whl")
     return path
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
-    files = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file()}
-    expected = {name for name in files if "__pycache__" not in name}
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == expected
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel, files):
+    assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} == files
 
 
 def test_the_wheel_holds_the_proxy_the_sample_the_types_and_the_licences(wheel):

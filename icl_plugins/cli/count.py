@@ -1,7 +1,6 @@
 """`icl-plugins count`: the tokens of a prompt or of a pool, and the labels of a pool."""
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from icl_plugins.cli import options
@@ -55,6 +54,8 @@ def _of_pool(
     label_field: str | None,
     tokenizer: str,
 ) -> dict[str, Any]:
+    from statistics import median
+
     from icl_plugins.cli.report import count_with
 
     pool = read_source(file, question, answer, separator=separator, label_field=label_field).pool

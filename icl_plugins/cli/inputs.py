@@ -104,13 +104,14 @@ def parse_quotas(text: str | None) -> str | int | dict[str, int] | None:
     if text.isascii() and text.isdigit():
         return int(text)
     pairs = _QUOTA.findall(text)
-    if "".join(f"{label}={count}," for label, count in pairs).rstrip(",") != text.rstrip(","):
+    quotas = {label.strip(): int(number) for label, number in pairs}
+    if not pairs or len(quotas) < len(pairs) or ",".join(map("=".join, pairs)) != text:
         raise SettingError(
             f"--quotas {text!r}",
             expected="proportional, a whole number (at least so many of each label), or label=N,label=N",
             fix="write it so; how often each label occurs is shown by: icl-plugins count POOL",
         )
-    return {label.strip(): int(count) for label, count in pairs}
+    return quotas
 
 
 def parse_rows(option: str, text: str | None) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Progress on stderr: bars on a terminal, a line for each finished stage elsewhere."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -18,8 +19,10 @@ from icl_plugins.progress import progress_to
 
 
 @contextmanager
-def shown_progress() -> Iterator[None]:
-    """Show the progress of all work in this block."""
+def shown_progress(*, downloads: bool) -> Iterator[None]:
+    """Show the progress of all work in this block; Hugging Face's own bars only where it has to download."""
+    if not downloads:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     console = Console(stderr=True, highlight=False)
     with _bars(console) if console.is_terminal else _lines(console):
         yield

@@ -60,6 +60,7 @@ def selection_view(report: Mapping[str, Any]) -> RenderableType:
             ("chosen", _chosen(report)),
             ("objective", _objective(report["objective"])),
             ("labels", _labels(report)),
+            ("gradients", _gradients(report)),
             ("tokens", f"{report['tokens']:,} counted with {report['tokenizer']}, separators included"),
             ("left out", _left_out(report)),
             ("duplicates", _duplicates(report["duplicate_groups"])),
@@ -127,6 +128,15 @@ def _labels(report: Mapping[str, Any]) -> str:
     if len(chosen) > _FEW_LABELS:
         return text
     return f"{text}: {', '.join(f'{label} {count}' for label, count in chosen.items())}"
+
+
+def _gradients(report: Mapping[str, Any]) -> str:
+    """Say what of a store was used again."""
+    computed, tuned_on = (report["details"].get(name) for name in ("rows_computed", "curriculum_tuned_on"))
+    if computed is None or report["config"].get("store") is None:
+        return ""
+    text = f"{computed:,} of {report['pool_size']:,} computed, the rest from {report['config']['store']}"
+    return text if tuned_on == report["pool_size"] else f"{text}; prefix tuned on {tuned_on:,}"
 
 
 def _left_out(report: Mapping[str, Any]) -> str:

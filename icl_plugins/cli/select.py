@@ -69,7 +69,7 @@ def select(
     from icl_plugins.cli.report import selection_report, selection_view
 
     started = perf_counter()
-    with shown_progress():
+    with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
         selection = selector.select(source.pool, shots, max_tokens=max_tokens, quotas=limits, **rows)
     seconds = perf_counter() - started
     selection.to_prompt(unescape(instruction)).save(out)
