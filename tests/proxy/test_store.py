@@ -133,15 +133,18 @@ def test_float16_overflow_is_told_not_hidden(tmp_path):
         assert store.status.tolist() == [[RowStatus.NON_FINITE, RowStatus.WRITTEN]]
 
 
-def test_a_row_may_be_written_again(tmp_path):
-    with open_store(tmp_path, range(4)) as store:
-        store.write(0, range(4), gradients(range(4), 7))
-        np.testing.assert_array_equal(store.features(0), gradients(range(4), 7))
-        store.write(0, [3, 1, 0, 2], gradients([3, 1, 0, 2], 0))
-        np.testing.assert_array_equal(store.features(0), gradients(range(4), 0))
-    with open_store(tmp_path, range(4)) as store:
+@pytest.mark.parametrize("pool", [[0, 1, 2, 3], [3, 2, 1, 0]], ids=["in place", "gathered"])
+def test_a_row_may_be_written_again(tmp_path, pool):
+    open_store(tmp_path, range(4)).close()
+    with open_store(tmp_path, pool) as store:
+        store.write(0, range(4), gradients(pool, 7))
+        np.testing.assert_array_equal(store.features(0), gradients(pool, 7))
+        store.write(0, [3, 1], gradients([pool[3], pool[1]], 0))
+        store.write(0, [0, 2], gradients([pool[0], pool[2]], 0))
+        np.testing.assert_array_equal(store.features(0), gradients(pool, 0))
+    with open_store(tmp_path, pool) as store:
         assert store.repair() == {}
-        np.testing.assert_array_equal(store.features(0), gradients(range(4), 0))
+        np.testing.assert_array_equal(store.features(0), gradients(pool, 0))
 
 
 def test_features_of_an_unfinished_block_are_refused(tmp_path):

@@ -29,7 +29,7 @@ from store_tools import (
 )
 
 from icl_plugins.errors import CorruptStoreError, IclError, StaleStoreError, StoreError, StoreLockedError
-from icl_plugins.proxy.store import disk, locking, manifest, shards
+from icl_plugins.proxy.store import disk, gradient_store, locking, manifest, shards
 
 MANY = settings(max_examples=60, deadline=None)
 ROWS = 6
@@ -94,21 +94,23 @@ def test_a_kill_at_any_step_leaves_only_whole_rows_and_the_next_run_goes_on(monk
     assert step > 40
 
 
-def test_killed_at_random_times_until_done_equals_never_killed(tmp_path_factory):
-    tmp_path = tmp_path_factory.mktemp("store")  # a real disk, where it takes long enough to be killed
+def test_killed_at_random_times_until_done_equals_never_killed(tmp_path):
     pool, rng = range(120), np.random.default_rng(0)
     kills = 0
 
     def run():
         with open_store(tmp_path, pool) as store:
-            fill(store, pool, batch=3)
+            for block in range(BLOCKS):
+                for row in store.missing(block):
+                    store.write(block, [row], gradients([row], block))
+                    time.sleep(0.001)
 
     for _ in range(200):
         pid = os.fork()
         if pid == 0:
             run()
             os._exit(0)
-        time.sleep(rng.uniform(0.01, 0.25))
+        time.sleep(rng.uniform(0.01, 0.1))
         os.kill(pid, signal.SIGKILL)
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
             break
@@ -307,6 +309,20 @@ def test_a_disk_without_room_is_told_before_the_work_and_costs_nothing(tmp_path,
         assert len(store.missing(0)) == len(rows) - before
 
 
+def test_a_disk_that_fills_half_way_gets_back_what_was_taken(tmp_path, monkeypatch):
+    allocate, calls = os.posix_fallocate, iter(range(BLOCKS))
+
+    def full_at_the_last(*args):
+        allocate(*args)
+        if next(calls) == BLOCKS - 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full_at_the_last)
+    with pytest.raises(StoreError, match=f"no room for {BLOCKS * SHARD_BYTES} bytes"):
+        open_store(tmp_path, range(ROWS))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "writer.lock"]
+
+
 def test_less_free_space_than_needed_is_told_where_nothing_can_be_reserved(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
     usage = shutil.disk_usage(tmp_path)
@@ -409,6 +425,22 @@ def test_of_four_processes_one_writes_and_the_others_are_told_who(tmp_path):
     assert all(
         f"process {holders[0]} on" in error or "another process" in error for _, error in found if error
     )
+    assert_right(tmp_path, range(ROWS))
+
+
+def test_what_another_process_finished_just_before_the_lock_was_free_is_seen(tmp_path, monkeypatch):
+    def other():
+        monkeypatch.undo()
+        complete_store(tmp_path, range(ROWS))
+
+    def lock_after_the_other(path):
+        assert in_child(other) == 0
+        return locking.WriterLock(path)
+
+    complete_store(tmp_path, range(2))
+    monkeypatch.setattr(gradient_store, "WriterLock", lock_after_the_other)
+    with open_store(tmp_path, range(ROWS)) as store:
+        assert fill(store, range(ROWS)) == 0
     assert_right(tmp_path, range(ROWS))
 
 

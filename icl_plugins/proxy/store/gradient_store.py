@@ -145,7 +145,6 @@ class GradientStore:
             with disk_errors(self._folder):
                 self._begin_writing()
                 self._block(block).set_empty(self._slots[rows])
-            self._features.pop(block, None)
         return damaged
 
     def close(self) -> None:
