@@ -102,14 +102,16 @@ class Feasible:
         if costs is None or not missing.any():
             return np.zeros_like(groups) if costs is None else costs
         rows = self._by_cost[self.free[self._by_cost]]
-        cost, starts = costs.copy(), np.searchsorted(groups[rows], np.arange(len(missing) + 1))
+        starts = np.searchsorted(groups[rows], np.arange(len(missing) + 1))
+        cost, reserved = costs.copy(), 0
         for group in np.flatnonzero(missing):
             members = rows[starts[group] : starts[group + 1]]
             cheapest = members[: missing[group]]
             # A row of this label takes the place of the dearest reserved one, or is itself reserved.
             cost[members] -= costs[cheapest[-1]]
             cost[cheapest] = 0
-            cost += costs[cheapest].sum()
+            reserved += int(costs[cheapest].sum())
+        cost += reserved
         return cost
 
     def _count(self, row: int, change: int) -> None:
