@@ -27,11 +27,11 @@ SIZES = {
 }
 ARCHITECTURES = {
     "llama": {"tie_word_embeddings": True},
-    "mistral": {"sliding_window": 8},
+    "mistral": {"sliding_window": 16},
     "qwen2": {},
     "qwen3": {},
-    "gemma2": {"sliding_window": 8, "final_logit_softcapping": 2.0},
-    "gemma3_text": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 16, "final_logit_softcapping": 2.0},
+    "gemma3_text": {"sliding_window": 16},
     "gpt2": {"resid_pdrop": 0.1},
     "opt": {"ffn_dim": 24, "word_embed_proj_dim": 12},
     "gpt_neox": {},
@@ -43,10 +43,16 @@ ARCHITECTURES = {
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer of 330 tokens that puts <s> in front of every text; no pad token."""
-    return make_tokenizer()
+    return _tokenizer()
 
 
-def make_tokenizer():
+@pytest.fixture
+def own_tokenizer():
+    """The same tokenizer, for a test that changes it."""
+    return _tokenizer()
+
+
+def _tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -55,13 +55,11 @@ class PrefixTuning:
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
         for name in ("length", "epochs", "batch_size"):
-            _require(
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "at least 1"
-            )
+            _require(_is_count(getattr(self, name), 1), self, name, "a whole number of at least 1")
         _require(0 < self.learning_rate < math.inf, self, "learning_rate", "a positive number")
         _require(0 <= self.warmup <= 1, self, "warmup", "a share from 0 to 1")
         _require(self.schedule in ("constant", "linear"), self, "schedule", '"constant" or "linear"')
-        _require(isinstance(self.seed, int) and 0 <= self.seed < 2**63, self, "seed", "a whole number from 0")
+        _require(_is_count(self.seed, 0), self, "seed", "a whole number from 0 to 2**63 - 1")
 
     @classmethod
     def paper(cls) -> "PrefixTuning":
@@ -76,7 +74,7 @@ class PrefixTuning:
         elif step <= warm:
             share = step / warm
         else:
-            share = (steps - step + 1) / (steps - warm + 1)
+            share = (steps - step + 1) / (steps - warm)
         return self.learning_rate * share
 
 
@@ -240,6 +238,10 @@ def _examples_hash(examples: Sequence[Encoded], rows: Sequence[int]) -> str:
         digest.update(np.array([row, example.answer_start, example.answer_stop, len(example.ids)]).tobytes())
         digest.update(np.array(example.ids).tobytes())
     return digest.hexdigest()
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def _require(condition: bool, settings: PrefixTuning, name: str, expected: str) -> None:
