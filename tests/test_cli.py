@@ -118,7 +118,7 @@ def test_json_reports_every_demonstration_and_nothing_else_is_on_stdout(select):
     assert [shot["position"] for shot in report["demonstrations"]] == [1, 2, 3, 4]
     for shot in report["demonstrations"]:
         row = ROWS[shot["row"]]
-        assert (shot["text"], shot["label"]) == (TEMPLATE.render(row), row["label"])
+        assert (shot["question"] + shot["answer"], shot["label"]) == (TEMPLATE.render(row), row["label"])
     counted = sum(shot["tokens"] for shot in report["demonstrations"])
     assert 0 < counted == report["tokens"]
     assert report["out"] == "prompt.json" and report["label_kl"] >= 0
@@ -149,7 +149,7 @@ def test_rows_stay_those_of_the_file_when_duplicates_are_removed(select):
     _, out, _ = select("--json", "--dedupe", "exact", "--include", "3", "--exclude", "2", shots="11")
     report = json.loads(out)
     rows = [shot["row"] for shot in report["demonstrations"]]
-    assert rows[0] == 3 and report["demonstrations"][0]["text"] == TEMPLATE.render(ROWS[2])
+    assert rows[0] == 3 and report["demonstrations"][0]["question"] == TEMPLATE.render_question(ROWS[2])
     assert sorted(rows) == [0, *range(3, 13)] and report["removed_duplicates"] == 1
     code, _, err = select("--dedupe", "exact", "--include", "1")
     assert code == 2 and "row 1" in err

@@ -54,7 +54,7 @@ def _of_pool(
     label_field: str | None,
     tokenizer: str,
 ) -> dict[str, Any]:
-    from statistics import median
+    from statistics import median_low
 
     from icl_plugins.cli.report import count_with
 
@@ -63,9 +63,9 @@ def _of_pool(
     return {
         "examples": len(pool),
         "tokens": sum(tokens),
-        "tokens_per_example": {"least": min(tokens), "median": median(tokens), "most": max(tokens)},
+        "tokens_per_example": {"least": min(tokens), "median": median_low(tokens), "most": max(tokens)},
         "tokenizer": tokenizer,
-        "labels": pool.label_counts,
+        "labels": dict(sorted(pool.label_counts.items(), key=lambda label: -label[1])),
     }
 
 

@@ -35,7 +35,8 @@ def selection_report(
             "label": pool.labels[index],
             "score": score,
             "tokens": count,
-            "text": pool.texts[index],
+            "question": pool.questions[index],
+            "answer": pool.answers[index],
         }
         for position, (index, score, count) in enumerate(
             zip(selection.indices, selection.scores, tokens, strict=True), 1
@@ -72,10 +73,10 @@ def selection_view(report: Mapping[str, Any]) -> RenderableType:
 
 def demonstrations_table(demonstrations: Iterable[Mapping[str, Any]]) -> Table:
     """Return one line for each demonstration; data goes in as text, whatever markup or controls it holds."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
     for name in ("", "row", "label", "score", "tokens"):
-        table.add_column(name, justify="left" if name == "label" else "right", no_wrap=True, max_width=32)
-    table.add_column("demonstration", no_wrap=True, overflow="ellipsis")
+        table.add_column(name, justify="left" if name == "label" else "right", no_wrap=True, max_width=28)
+    table.add_column("question", no_wrap=True, ratio=1)
     for shot in demonstrations:
         score = "" if shot["score"] is None else f"{shot['score']:.4g}"
         row = "" if shot["row"] is None else str(shot["row"])
@@ -85,7 +86,7 @@ def demonstrations_table(demonstrations: Iterable[Mapping[str, Any]]) -> Table:
             one_line(shot["label"]),
             score,
             str(shot["tokens"]),
-            one_line(shot["text"]),
+            one_line(shot["question"]),
         )
     return table
 
@@ -135,8 +136,11 @@ def _gradients(report: Mapping[str, Any]) -> str:
     computed, tuned_on = (report["details"].get(name) for name in ("rows_computed", "curriculum_tuned_on"))
     if computed is None or report["config"].get("store") is None:
         return ""
-    text = f"{computed:,} of {report['pool_size']:,} computed, the rest from {report['config']['store']}"
-    return text if tuned_on == report["pool_size"] else f"{text}; prefix tuned on {tuned_on:,}"
+    store, size = report["config"]["store"], report["pool_size"]
+    if computed == size:
+        return f"kept in {store}"
+    text = f"{computed:,} of {size:,} computed, the others read from {store}"
+    return text if tuned_on == size else f"{text}; prefix tuned on {tuned_on:,} examples"
 
 
 def _left_out(report: Mapping[str, Any]) -> str:
@@ -149,7 +153,7 @@ def _left_out(report: Mapping[str, Any]) -> str:
 def _duplicates(groups: Mapping[str, int]) -> str:
     if not any(groups.values()):
         return ""
-    text = f"groups in the pool: {groups['exact']} exact, {groups['normalised']} but for case and punctuation"
+    text = f"{groups['exact']} groups exact, {groups['normalised']} equal but for case and punctuation"
     if groups["conflicting"]:
         text += f", {groups['conflicting']} with labels that contradict each other"
     return f"{text} (see --dedupe)"
@@ -157,5 +161,6 @@ def _duplicates(groups: Mapping[str, int]) -> str:
 
 def _seconds(report: Mapping[str, Any]) -> str:
     stages = report["details"].get("seconds") or {}
-    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items())
+    longest = sorted(stages.items(), key=lambda stage: -stage[1])
+    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in longest if seconds >= 0.05)
     return f"{report['seconds']:.1f} s" + (f" ({parts})" if parts else "")

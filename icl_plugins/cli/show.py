@@ -65,14 +65,21 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
     unknown: list[None] = [None] * len(texts)
     made: dict[str, Any] = dict(prompt.provenance)
     demonstrations = [
-        {"position": i, "row": row, "label": answer.strip(), "score": score, "tokens": count, "text": text}
-        for i, (row, (_, answer), score, count, text) in enumerate(
+        {
+            "position": position,
+            "row": row,
+            "label": answer.strip(),
+            "score": score,
+            "tokens": count,
+            "question": question,
+            "answer": answer,
+        }
+        for position, ((question, answer), row, score, count) in enumerate(
             zip(
-                made.get("indices", unknown),
                 prompt.demonstrations,
+                made.get("indices", unknown),
                 made.get("scores", unknown),
                 tokens,
-                texts,
                 strict=True,
             ),
             1,
