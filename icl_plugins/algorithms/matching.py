@@ -15,7 +15,7 @@ from icl_plugins.algorithms.arrays import refuse_non_finite
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints, Feasible, resolve
 from icl_plugins.algorithms.features import Features, gram_matrix
-from icl_plugins.algorithms.kernels import FeatureKernel, GramKernel, Kernel
+from icl_plugins.algorithms.kernels import TIE, FeatureKernel, GramKernel, Kernel
 from icl_plugins.algorithms.search import greedy, refine
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 
@@ -103,7 +103,7 @@ def match_gram(
             expected="symmetric, no negative diagonal",
             fix="use centered_gram",
         )
-    offset = float(np.sqrt(max(matrix.mean(), 0.0)))
+    offset = float(np.sqrt(matrix.mean())) if matrix.mean() > TIE * matrix.diagonal().mean() else 0.0
     return _match(GramKernel(matrix), constraints, swaps, rtol, 1.0, offset)
 
 
