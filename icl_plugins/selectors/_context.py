@@ -108,6 +108,8 @@ def _behind(context: list[int], example: "Encoded") -> "Encoded":
 
 def _read(proxy: "Proxy", ids: "Tensor") -> Any:
     """Return the keys and values of one sequence (1, T); None if they cannot be copied for a batch."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
     from icl_plugins.proxy.forward import head_input
 
     # Logits of the whole context would be the largest tensor of all, and nobody reads them.
@@ -115,10 +117,20 @@ def _read(proxy: "Proxy", ids: "Tensor") -> Any:
     with last:
         output = proxy.model(input_ids=ids, use_cache=True, return_dict=True)
     cache = getattr(output, "past_key_values", None)
-    layers = getattr(cache, "layers", [None])
-    copied = [hasattr(layer, "batch_repeat_interleave") for layer in layers]
-    recurrent = [hasattr(layer, "update_recurrent_state") for layer in layers]
-    return cache if all(copied) and not any(recurrent) else None
+    plain = [
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(cache, "layers", ())
+    ]
+    return cache if plain and all(plain) else None
+
+
+def _shared(cache: Any, size: int) -> Any:
+    """Return the keys and values for a batch of `size`, as views: a model that adds to them makes copies."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in own.layers:
+        layer.keys = layer.keys.expand(size, -1, -1, -1)
+        layer.values = layer.values.expand(size, -1, -1, -1)
+    return own
 
 
 def _losses(proxy: "Proxy", cache: Any, batch: "Batch") -> "Tensor":
@@ -127,8 +139,7 @@ def _losses(proxy: "Proxy", cache: Any, batch: "Batch") -> "Tensor":
 
     from icl_plugins.proxy.forward import head_input
 
-    own = copy.deepcopy(cache)  # a model writes into the cache it is given
-    own.batch_repeat_interleave(len(batch.ids))
+    own = _shared(cache, len(batch.ids))
     inputs = {"input_ids": batch.ids, "past_key_values": own, "use_cache": True, "return_dict": True}
     if proxy.slice_head:
         with head_input(proxy.model, lambda hidden: hidden[batch.rows, batch.positions].unsqueeze(0)):

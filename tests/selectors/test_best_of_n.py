@@ -47,9 +47,14 @@ def test_losses_behind_a_shared_context_equal_those_of_whole_prompts(
     np.testing.assert_allclose(losses, whole_prompt_losses(proxy, pool, shown, rows), rtol=1e-5)
 
 
-def test_a_model_with_recurrent_layers_reads_the_context_again(make_model, tokenizer, pool, monkeypatch):
-    proxy = Proxy.from_model(make_model("llama", max_position_embeddings=256), tokenizer)
-    monkeypatch.setattr("icl_plugins.selectors._context._read", lambda proxy, ids: None)
+def test_a_model_with_recurrent_layers_reads_the_context_again(tokenizer, pool):
+    """Its state cannot be shared as keys and values can."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 330, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"]}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("lfm2", **sizes, **heads))
+    proxy = Proxy.from_model(model, tokenizer)
     losses = context_losses(proxy, [pool.texts[4]], "\n\n", *parts(pool, range(6)))
     np.testing.assert_allclose(losses, whole_prompt_losses(proxy, pool, [4], range(6)), rtol=1e-5)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icl_plugins import Random
 from icl_plugins.errors import BudgetError, ProxyError, SettingError
 from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._tokens import token_counter
@@ -59,24 +60,19 @@ def test_tokens_are_counted_once_per_call(pool):
         calls.append(len(texts))
         return [len(text) for text in texts]
 
-    request(pool, max_tokens=300, count=count).take(range(24))
+    made = request(pool, max_tokens=300, count=count)
+    made.take(range(24))
     assert calls == [24, 1]
+    assert made.constraints.costs.tolist() == [len(text) + len("\n\n") for text in pool.texts]
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_reported(pool):
     made = request(pool, 4, exclude=[0]).without([1, 2], "too long")
     indices = made.take(range(24))
     assert indices == (3, 4, 5, 6)
-    selector = by_hand()
-    selection = made.selection(selector, indices, [0.0] * 4)
+    selection = made.selection(Random(), indices, [0.0] * 4)
     assert selection.config["exclude"] == [0]
     assert selection.report()["skipped"] == {"too long": [1, 2]}
-
-
-def by_hand():
-    from icl_plugins import Random
-
-    return Random()
 
 
 def test_ties_go_to_the_lowest_index():
