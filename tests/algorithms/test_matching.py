@@ -94,12 +94,25 @@ def test_of_equal_rows_the_lowest_is_taken_wherever_they_lie(path, dtype):
 
 @every_path
 def test_equal_swaps_take_the_lowest_row_and_then_the_lowest_position(path):
-    # Greedy takes both 3s (nearest to the target), then the -4; every 3 <-> -2 swap gives J = 0 as well.
-    features = np.array([[3.0], [3.0], [-4.0], [-2.0], [-2.0], [90.0]])
-    limits = resolve(6, None, 3, include=())
+    # Greedy takes rows 2, 5, 3; a swap of the -6 for either -1 brings the sum to -2, and is the best.
+    features = np.array([[-7.0], [-9], [-1], [5], [-6], [-1]])
+    limits = resolve(6, None, 3)
     start = naive_greedy(features, limits, [0])
-    expected = naive_swaps(features, start, limits, 9, [0])[0]
-    assert path(features, 3, target=np.zeros(1)).indices.tolist() == expected
+    assert (start, naive_swaps(features, start, limits, 9, [0])[0]) == ([2, 5, 3], [4, 5, 3])
+    assert path(features, 3, target=np.zeros(1)).indices.tolist() == [4, 5, 3]
+
+
+@every_path
+def test_rows_that_differ_in_the_last_bit_are_told_apart(path):
+    """Their scores differ by less than the rounding of a float32 product."""
+    features = heavy_tailed(60, 50, rank=20, seed=4, dtype=np.float32)
+    twins = features.copy()
+    twins[:, 7] = np.nextafter(twins[:, 7], np.float32(0))
+    features = np.vstack([features, twins])[np.random.default_rng(0).permutation(120)]
+    for shots in (4, 30):
+        expected, swaps = float_definition(features, shots)
+        found = path(features, shots)
+        assert (found.indices.tolist(), found.swaps) == (expected, swaps)
 
 
 @every_path

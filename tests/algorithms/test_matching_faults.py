@@ -53,6 +53,15 @@ def test_a_target_hit_exactly_stops_the_swaps(path):
 
 
 @every_path
+def test_swaps_do_not_chase_rounding_errors(path):
+    """Opposite rows cancel up to rounding; a swap of a row for its copy changes nothing but the rounding."""
+    half = np.random.default_rng(0).standard_normal((30, 37)) / 3
+    features = np.vstack([half, -half] * 9) + 0.1
+    found = path(features, 20, target=np.full(37, 0.1))
+    assert found.swaps == 0 and found.converged and found.trace[-1] < 1e-7
+
+
+@every_path
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_named(path, dtype, value):
