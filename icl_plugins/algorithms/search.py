@@ -20,7 +20,7 @@ def refine(kernel: Kernel, feasible: Feasible, swaps: int, rtol: float) -> tuple
     """Make the best swaps until none helps; return how many, and whether none helps any more."""
     gram = kernel.rows(np.asarray(feasible.indices, dtype=np.int64))
     for accepted in range(swaps + 1):
-        swap = _best_swap(gram, kernel.squared_norms, feasible, rtol)
+        swap = best_swap(gram, kernel.squared_norms, feasible, rtol)
         if swap is None or accepted == swaps:
             break
         feasible.swap(*swap)
@@ -28,7 +28,7 @@ def refine(kernel: Kernel, feasible: Feasible, swaps: int, rtol: float) -> tuple
     return accepted, swap is None
 
 
-def _best_swap(
+def best_swap(
     gram: np.ndarray, squared_norms: np.ndarray, feasible: Feasible, rtol: float
 ) -> tuple[int, int] | None:
     """Return (position out, row in) of the swap that lowers J^2 most, None when none does by enough.
