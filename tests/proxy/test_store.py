@@ -82,6 +82,7 @@ def test_a_second_run_reuses_all_and_touches_no_file(tmp_path):
     with open_store(tmp_path, range(7)) as store:
         assert store.complete
         store.features(0)
+        store.write(0, [], np.zeros((0, WIDTH), "f4"))
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
 
 
@@ -123,6 +124,16 @@ def test_statuses_survive_and_skipped_rows_read_as_nan_never_as_zero(tmp_path):
         assert [store.missing(block).tolist() for block in range(BLOCKS)] == [[], [0, 1, 2], [0, 1, 2]]
         np.testing.assert_array_equal(store.features(0)[:3], values[:3])
         assert np.isnan(store.features(0)[3]).all()
+
+
+def test_marking_what_is_skipped_already_needs_no_lock(tmp_path):
+    with open_store(tmp_path, range(4)) as store:
+        store.mark_skipped([1, 2])
+        fill(store, range(4))
+        with open_store(tmp_path, range(4)) as reader:
+            reader.mark_skipped([2, 1])
+            with pytest.raises(StoreLockedError):
+                reader.mark_skipped([3])
 
 
 def test_float16_overflow_is_told_not_hidden(tmp_path):

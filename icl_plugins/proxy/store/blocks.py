@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_plugins.proxy.store.disk import reserve
-from icl_plugins.proxy.store.shards import Rows, Shard, Values
+from icl_plugins.proxy.store.shards import Rows, Shard, Values, span
 
 
 class RowStatus(IntEnum):
@@ -40,7 +40,7 @@ class Block:
         self.set_empty(slots[self.status[slots] != RowStatus.EMPTY])
         for shard, rows, chosen in self._by_shard(slots):
             with np.errstate(over="ignore"):  # float16 may overflow; the status tells
-                data = np.ascontiguousarray(values[chosen], shard.dtype)
+                data = np.ascontiguousarray(values[span(chosen)], shard.dtype)
             state = np.full(len(rows), status, np.uint8)
             if status == RowStatus.WRITTEN:
                 state[~np.isfinite(data).all(axis=1)] = RowStatus.NON_FINITE
@@ -50,7 +50,7 @@ class Block:
     def set_empty(self, slots: Rows) -> None:
         """Forget what slots hold."""
         for shard, rows, chosen in self._by_shard(slots):
-            shard.set_status(rows, np.zeros(len(rows), np.uint8))
+            shard.set_empty(rows)
             self.status[slots[chosen]] = RowStatus.EMPTY
 
     def damaged(self, slots: Rows) -> NDArray[np.bool_]:
@@ -67,14 +67,14 @@ class Block:
         """
         index = int(np.searchsorted(self._starts, slots[0], side="right")) - 1
         shard, start, end = self.shards[index], *self._starts[index : index + 2]
-        if (np.diff(slots) == 1).all() and slots[-1] < end:
+        if isinstance(span(slots), slice) and slots[-1] < end:
             return shard.values()[slots[0] - start : slots[-1] + 1 - start]
         folder = shard.path.parent
         with TemporaryFile(dir=folder) as file:
             reserve(file, len(slots) * shard.row_bytes, folder)
             copy = np.memmap(file, shard.dtype, mode="r+", shape=(len(slots), shard.width))
         for shard, rows, chosen in self._by_shard(slots):
-            copy[chosen] = shard.values()[rows]
+            copy[span(chosen)] = shard.values()[span(rows)]
         copy.flags.writeable = False
         return copy
 

@@ -77,14 +77,14 @@ class GradientStore:
     @property
     def complete(self) -> bool:
         """Whether no row of any block is empty."""
-        return bool(self.status.all())
+        return all(block.status[self._slots].all() for block in self._blocks)
 
     def missing(self, block: int) -> Rows:
         """Return the rows of a block that are still to be computed, ascending."""
         return np.flatnonzero(self._block(block).status[self._slots] == RowStatus.EMPTY)
 
     def write(self, block: int, rows: ArrayLike, values: ArrayLike) -> Rows:
-        """Store values (len(rows), width) of distinct rows, replacing what was there; durable on return.
+        """Store values (len(rows), width) of distinct rows, replacing what was there; on the disk on return.
 
         Returns the rows that are not finite in the store's dtype (float16 ends at 65504): they are kept as
         they are, with status NON_FINITE. Raises SettingError for wrong shapes or rows, StoreLockedError, and
@@ -103,9 +103,10 @@ class GradientStore:
     def mark_skipped(self, rows: ArrayLike) -> None:
         """Mark rows as left out on purpose, at every block; their features read as NaN, never as zero."""
         rows = self._valid_rows(rows)
-        nothing = np.broadcast_to(np.float32(np.nan), (len(rows), self._wanted.width))
-        for block in range(self._wanted.blocks):
-            self._put(block, rows, nothing, RowStatus.SKIPPED)
+        for block, status in enumerate(self.status):
+            changed = rows[status[rows] != RowStatus.SKIPPED]
+            nothing = np.broadcast_to(np.float32(np.nan), (len(changed), self._wanted.width))
+            self._put(block, changed, nothing, RowStatus.SKIPPED)
 
     def features(self, block: int) -> Values:
         """Return a block (N, width), read-only and mapped from the disk; the status says which rows are NaN.
@@ -128,7 +129,7 @@ class GradientStore:
                     f"block {block} of {self._folder}: {len(damaged)} rows, first {damaged[:5].tolist()}, "
                     "do not match their checksums",
                     expected="rows as they were written",
-                    fix="call repair(), then compute the rows that missing() returns",
+                    fix="call repair() and compute what is missing, or delete the folder",
                 )
             with disk_errors(self._folder):
                 self._features[block] = self._block(block).gather(self._slots)
@@ -186,6 +187,8 @@ class GradientStore:
             raise
 
     def _put(self, block: int, rows: Rows, values: Values, status: RowStatus) -> None:
+        if not len(rows):
+            return
         with disk_errors(self._folder, values.nbytes):
             self._begin_writing()
             self._block(block).write(self._slots[rows], values, status)

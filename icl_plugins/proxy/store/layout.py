@@ -18,7 +18,7 @@ def match_slots(manifest: Manifest, names: Sequence[str]) -> tuple[Rows, list[st
     """
     if " ".join(map(str, names)) == manifest.rows:  # ten times faster, and what nearly every run meets
         return np.arange(len(names)), []
-    known = manifest.rows.split()
+    known = manifest.names()
     free: dict[str, list[int]] = {}
     for slot in reversed(range(len(known))):
         free.setdefault(known[slot], []).append(slot)

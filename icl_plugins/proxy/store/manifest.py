@@ -93,6 +93,10 @@ class Manifest:
         except ArtefactError as error:
             raise StoreError(error.got, expected=error.expected, fix=error.fix) from error
 
+    def names(self) -> list[str]:
+        """Return the row fingerprints in the order of the slots, one for each even if some are damaged."""
+        return [self.rows[start : start + _DIGITS] for start in range(0, len(self.rows), _DIGITS + 1)]
+
     def with_rows(self, names: Sequence[str]) -> "Manifest":
         """Return the manifest of a store with one more shard per block, made of these rows."""
         wrong = [name for name in names if not isinstance(name, str) or not _ROW_FINGERPRINT.fullmatch(name)]

@@ -1,7 +1,7 @@
 """One file of a gradient store: a fixed number of rows, each with its checksum and its status.
 
-Layout, little-endian: values (rows, width), then crc32 (rows) as uint32, then status (rows) as uint8. The
-size follows from the shape alone, so a file that was cut or grew is known at once.
+Layout, little-endian: values (rows, width), then a record per row of its crc32 and its status, uint32 each.
+The size follows from the shape alone, so a file that was cut or grew is known at once.
 """
 
 import os
@@ -20,7 +20,9 @@ from icl_plugins.proxy.store.disk import regular_file_size, reserve
 Values = NDArray[np.floating[Any]]
 Rows = NDArray[np.int64]
 
+_RECORD = np.dtype([("checksum", "<u4"), ("status", "<u4")])  # 8 bytes: never across two disk sectors
 _CHUNK_BYTES = 16 << 20
+_sync = getattr(os, "fdatasync", os.fsync)  # files never change their size
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Shard:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self.rows * (self.row_bytes + 4 + 1)
+        return self.rows * (self.row_bytes + _RECORD.itemsize)
 
     def exists(self) -> bool:
         """Return whether the file is there; raises CorruptStoreError when it has another size or kind."""
@@ -76,49 +78,61 @@ class Shard:
 
     def status(self) -> NDArray[np.uint8]:
         """Read the status (rows,)."""
-        return np.fromfile(self.path, np.uint8, offset=self._status_start)
+        return self._records()["status"].astype(np.uint8)
 
     def write(self, rows: Rows, values: Values, status: NDArray[np.uint8]) -> None:
-        """Store rows (ascending, distinct) that are empty so far; durable on return.
+        """Store rows (ascending, distinct) that are empty so far; on the disk on return.
 
-        values: (rows, width), contiguous and of this dtype. The status goes to the disk after the values and
-        checksums that it vouches for: a kill or power cut at any byte leaves rows either whole or empty.
+        values: (rows, width), contiguous and of this dtype. The records, which vouch for them, are written
+        only when the values are on the disk: a kill or power cut at any byte leaves no row half written.
         """
-        checksums = self._checksums(rows, values, status)
-        with open(self.path, "r+b", buffering=0) as file:
+        records = np.zeros(len(rows), _RECORD)
+        records["checksum"], records["status"] = self._checksums(rows, values, status), status
+        with self._open() as file:
             for run in _runs(rows):
                 _write_at(file, rows[run][0] * self.row_bytes, values[run])
-                _write_at(file, self._checksum_start + rows[run][0] * 4, checksums[run])
-            os.fsync(file.fileno())
-        self.set_status(rows, status)
+            _sync(file.fileno())
+            self._write_records(file, rows, records)
+            _sync(file.fileno())
 
-    def set_status(self, rows: Rows, status: NDArray[np.uint8]) -> None:
-        """Store the status of rows (ascending, distinct); durable on return."""
-        with open(self.path, "r+b", buffering=0) as file:
-            for run in _runs(rows):
-                _write_at(file, self._status_start + rows[run][0], status[run])
-            os.fsync(file.fileno())
+    def set_empty(self, rows: Rows) -> None:
+        """Make rows (ascending, distinct) empty, on the disk on return."""
+        records = self._records()[rows]
+        records["status"] = 0  # the checksum stays: half of this write must not look like damage
+        with self._open() as file:
+            self._write_records(file, rows, records)
+            _sync(file.fileno())
 
     def damaged(self, rows: Rows) -> NDArray[np.bool_]:
         """Compare rows that are not empty with their checksums; True where they differ."""
-        values, status = self.values(), self.status()
-        stored = np.fromfile(self.path, "<u4", count=self.rows, offset=self._checksum_start)
-        differ: NDArray[np.bool_] = stored[rows] != self._checksums(rows, values[rows], status[rows])
+        records = self._records()[rows]
+        found = self._checksums(rows, self.values()[span(rows)], records["status"])
+        differ: NDArray[np.bool_] = records["checksum"] != found
         return differ
 
-    def _checksums(self, rows: Rows, values: Values, status: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    def _open(self) -> BinaryIO:
+        return open(self.path, "r+b", buffering=0)
+
+    def _records(self) -> NDArray[Any]:
+        return np.fromfile(self.path, _RECORD, offset=self.rows * self.row_bytes)
+
+    def _write_records(self, file: BinaryIO, rows: Rows, records: NDArray[Any]) -> None:
+        start = self.rows * self.row_bytes
+        for run in _runs(rows):
+            _write_at(file, start + rows[run][0] * _RECORD.itemsize, records[run])
+
+    def _checksums(
+        self, rows: Rows, values: Values, status: NDArray[np.unsignedinteger]
+    ) -> NDArray[np.uint32]:
         # Seeded with place and status, so that a row at a wrong place or a flipped status is noticed too.
         seeds = zlib.crc32(self.path.name.encode()) + 4 * rows + status
         checksums = [zlib.crc32(row, seed) for row, seed in zip(values, seeds.tolist(), strict=True)]
-        return np.array(checksums, "<u4")
+        return np.array(checksums, np.uint32)
 
-    @property
-    def _checksum_start(self) -> int:
-        return self.rows * self.row_bytes
 
-    @property
-    def _status_start(self) -> int:
-        return self.rows * (self.row_bytes + 4)
+def span(rows: Rows) -> Rows | slice:
+    """Return rows as a slice where they are one ascending run, since indexing by it copies nothing."""
+    return slice(rows[0], rows[-1] + 1) if len(rows) and (np.diff(rows) == 1).all() else rows
 
 
 def _runs(rows: Rows) -> Iterator[slice]:
