@@ -91,7 +91,11 @@ class WordTable:
     @cached_property
     def single_token_words(self) -> list[int]:
         """Words of one token made of letters: material for label words."""
-        return [i for i, (w, t) in enumerate(zip(self.words, self._ids, strict=True)) if len(t) == 1 and w.isalpha()]
+        return [
+            i
+            for i, (w, t) in enumerate(zip(self.words, self._ids, strict=True))
+            if len(t) == 1 and w.isalpha()
+        ]
 
 
 def sentences(documents: list[str], least: int = 5) -> Iterator[tuple[int, str]]:

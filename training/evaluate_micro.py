@@ -69,12 +69,20 @@ def curve(model, tokenizer, folder: Path, name: str, shots: list[int], items: in
     pool = order[max(0, items - len(test)) :]
     chosen = [test[i] for i in rng.permutation(len(test))[:items]] + extra
     gold = [r["label"] for r in chosen]
-    result = {"items": len(chosen), "chance": 1 / len(names), "majority": max(gold.count(n) for n in names) / len(gold)}
+    result = {
+        "items": len(chosen),
+        "chance": 1 / len(names),
+        "majority": max(gold.count(n) for n in names) / len(gold),
+    }
     hits = dict.fromkeys(shots, 0)
     for row in chosen:
         drawn = rng.choice(pool, max(shots), replace=False)
         for n in shots:
-            context = [0] + [t for i in drawn[:n] for t in demonstrations[i]] + encode(question.replace("{text}", row["text"]))
+            context = (
+                [0]
+                + [t for i in drawn[:n] for t in demonstrations[i]]
+                + encode(question.replace("{text}", row["text"]))
+            )
             scores = label_scores(model, context, labels)
             hits[n] += names[int(np.argmax(scores))] == row["label"]
     for n in shots:

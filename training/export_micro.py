@@ -1,6 +1,6 @@
 """Turn a training run into the model folder that ships: float16 safetensors, tokenizer, chat template.
 
-    python training/export_micro.py runs/micro icl_plugins/proxy/micro
+python training/export_micro.py runs/micro icl_plugins/proxy/micro
 """
 
 import argparse
@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from network import Llama
+from safetensors.torch import load_file
 from tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 def export(run: Path, out: Path) -> None:
@@ -33,7 +32,9 @@ def export(run: Path, out: Path) -> None:
         model_max_length=config.max_position_embeddings, clean_up_tokenization_spaces=False,
     )  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
-    model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2, max_new_tokens=64)
+    model.generation_config = GenerationConfig(
+        bos_token_id=0, eos_token_id=1, pad_token_id=2, max_new_tokens=64
+    )
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     counters = json.loads((run / "counters.json").read_text())

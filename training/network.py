@@ -1,7 +1,7 @@
 """A Llama in plain torch, parameter names as in transformers, with free choice of positions.
 
 transformers reads a jump in the positions as a boundary between packed sequences, and jumps are just
-what training needs (see `sequences.py`). `test` of equality with LlamaForCausalLM: `train_micro.py`.
+what training needs (see `sequences.py`). `export_micro.py` checks that LlamaForCausalLM computes the same.
 """
 
 import torch
@@ -17,7 +17,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention (B, heads, L, head_dim); on a CPU plain products beat the fused kernel up to 512 tokens."""
+    """Causal attention (B, heads, L, head_dim); on a CPU plain products are faster up to 512 tokens."""
     b, heads, length, dim = q.shape
     if length > 512:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -40,7 +40,8 @@ class Attention(nn.Module):
         """x: (B, L, h)."""
         b, length, h = x.shape
         q, k, v = (
-            p(x).view(b, length, self.heads, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+            p(x).view(b, length, self.heads, -1).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
         )
         out = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
         return self.o_proj(out.transpose(1, 2).reshape(b, length, h))

@@ -9,12 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
 from corpus import Source, WordTable, sentences
 
-PREFIXES = ("", "", "", "Text:", "Query:", "Input:", "Review:", "Question:", "Q:", "Sentence:", "Message:", "User:")
-CUES = ("\nLabel:", "\nIntent:", "\nAnswer:", "\nCategory:", "\nType:", "\nTopic:", "\nSentiment:", "\nA:", "\nOutput:",
-        "\nClass:", " ->", " =>", " It is", " :", "\nResponse:")  # fmt: skip
+PREFIXES = (
+    "",
+    "",
+    "",
+    "Text:",
+    "Query:",
+    "Input:",
+    "Review:",
+    "Question:",
+    "Q:",
+    "Sentence:",
+    "Message:",
+    "User:",
+)
+CUES = ("\nLabel:",) * 4 + ("\nAnswer:", "\nTopic:", "\nType:", "\nIntent:", "\nSentiment:", "\nCategory:",
+        "\nClass:", "\nOutput:", "\nA:", ":", " =", "\n>")  # fmt: skip
 SEPARATORS = ("\n\n", "\n\n", "\n\n", "\n", "\n", "</s>\n", "</s>\n", "\n###\n", "\n---\n", " ;", " |")
 SYMBOLS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 UNSEEN_WEIGHT = 0.1  # an invented name cannot be known before it has been shown once
@@ -50,7 +62,9 @@ class Task:
 class Sampler:
     """Draws sequences; all randomness comes from ``rng``."""
 
-    def __init__(self, sources: list[Source], documents: list[str], table: WordTable, rng: np.random.Generator) -> None:
+    def __init__(
+        self, sources: list[Source], documents: list[str], table: WordTable, rng: np.random.Generator
+    ) -> None:
         self.table, self.rng = table, rng
         self._pieces: dict[str, list[int]] = {}
         self.labelled: dict[str, list[Task]] = defaultdict(list)
@@ -64,7 +78,9 @@ class Sampler:
                 self.labelled[source.source].append(_by_class(questions, [a for _, a in source.rows]))
             else:
                 rows = [(q, self.piece(" " + a)) for q, (_, a) in zip(questions, source.rows, strict=True)]
-                self.answered[source.source].append([r for r in rows if len(r[1]) <= 24])
+                short = [row for row in rows if len(row[1]) <= 24]
+                if len(short) >= 20:
+                    self.answered[source.source].append(short)
         self.topics: dict[int, list[np.ndarray]] = defaultdict(list)
         for number, sentence in sentences(documents):
             self.topics[number].append(table.encode(sentence))
@@ -81,7 +97,9 @@ class Sampler:
                 where[w].append(i)
         ranked = sorted(where, key=lambda w: -len(where[w]))
         self.common = np.array([w for w in ranked if self.table.words[w].isalpha()][:6000])
-        self.keywords = {w: where[w] for w in ranked if 8 <= len(where[w]) <= 3000 and self.table.words[w].isalpha()}
+        self.keywords = {
+            w: where[w] for w in ranked if 8 <= len(where[w]) <= 3000 and self.table.words[w].isalpha()
+        }
         self._keyword_list = np.array(list(self.keywords))
         self.label_words = [w for w in self.table.single_token_words if len(where.get(w, ())) >= 3]
 
@@ -112,7 +130,9 @@ class Sampler:
             start = 0 if self.rng.random() < 0.3 else int(self.rng.integers(0, last + 1))
         return words[start : start + size]
 
-    def _from_groups(self, groups: list[list[np.ndarray]], stage: Stage, keys: list[int] | None = None) -> Draw:
+    def _from_groups(
+        self, groups: list[list[np.ndarray]], stage: Stage, keys: list[int] | None = None
+    ) -> Draw:
         shown = []
         for g, group in enumerate(groups):
             take = self.rng.choice(len(group), min(stage.distinct, len(group)), replace=False)
@@ -161,7 +181,9 @@ class Sampler:
 
     def real(self, stage: Stage) -> tuple[Draw, list[str]]:
         """A labelled task, sampled by source and not by task, with a fresh subset of its classes."""
-        group = self.labelled[self._real_sources[self.rng.choice(len(self._real_sources), p=self._real_weights)]]
+        group = self.labelled[
+            self._real_sources[self.rng.choice(len(self._real_sources), p=self._real_weights)]
+        ]
         task = group[self.rng.integers(len(group))]
         count = min(self._class_count(stage), len(task.names))
         chosen = self.rng.choice(len(task.names), count, replace=False)
@@ -170,14 +192,14 @@ class Sampler:
     def prepare(self) -> None:
         """Weigh the sources by the square root of their rows; collect sentence openings."""
         self._real_sources = list(self.labelled)
-        rows = [sum(len(x) for t in g for c in t.texts for x in [c]) for g in self.labelled.values()]
+        rows = [sum(len(texts) for task in group for texts in task.texts) for group in self.labelled.values()]
         self._real_weights = np.sqrt(rows) / np.sqrt(rows).sum()
         self._answer_sources = list(self.answered)
         starts: dict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
         for line in self.lines:
             for n in (1, 2):
                 starts[tuple(line[:n].tolist())].append(line)
-        self._openings = [g for g in starts.values() if 24 <= len(g)]
+        self._openings = [g for g in starts.values() if len(g) >= 24]
 
     def _class_count(self, stage: Stage, most: int = 16) -> int:
         return int(self.rng.integers(2, min(stage.classes, most) + 1))
@@ -193,14 +215,16 @@ class Sampler:
                 names = [names[i] for i in rng.permutation(count)]
             return [self.piece(" " + n) for n in names], False
         if not stage.fixed_template and way < 0.5:
-            return [self.piece(" " + SYMBOLS[i]) for i in rng.choice(len(SYMBOLS), count, replace=False)], True
+            return [
+                self.piece(" " + SYMBOLS[i]) for i in rng.choice(len(SYMBOLS), count, replace=False)
+            ], True
         chosen = rng.choice(self.label_words, count * 2, replace=False)
         double = not stage.fixed_template and way > 0.85
         return [self.table.tokens(chosen[2 * i : 2 * i + 1 + double]) for i in range(count)], True
 
     def _template(self, stage: Stage) -> tuple[list[int], list[int], list[int]]:
         if stage.fixed_template:
-            return [], self.piece(":"), self.piece("\n")
+            return [], self.piece("\nLabel:"), self.piece("\n\n")
         pick = lambda options: self.piece(options[self.rng.integers(len(options))])  # noqa: E731
         return pick(PREFIXES), pick(CUES), pick(SEPARATORS)
 
@@ -219,7 +243,11 @@ class Sampler:
             invented = False
         else:
             draw, real = getattr(self, kind)(stage)
-            names, invented = self._names(stage.classes, real, stage) if real is None else self._names(len(real), real, stage)
+            names, invented = (
+                self._names(stage.classes, real, stage)
+                if real is None
+                else self._names(len(real), real, stage)
+            )
         ids, weight, recall, ends = [0], [0.0], [False], []
         seen: set[int] = set()
         while True:
@@ -253,7 +281,9 @@ class Sampler:
         ids = [0, *self.table.tokens(document[start : start + stage.length])][: stage.length]
         return self._pack(ids, [0.0] + [0.1] * (len(ids) - 1), [False] * len(ids), [len(ids)])
 
-    def _pack(self, ids: list[int], weight: list[float], recall: list[bool], ends: list[int]) -> dict[str, np.ndarray]:
+    def _pack(
+        self, ids: list[int], weight: list[float], recall: list[bool], ends: list[int]
+    ) -> dict[str, np.ndarray]:
         """Positions run on, in half of the sequences with jumps between examples up to the full context,
         so that distance does not matter to what is compared."""
         positions = np.arange(len(ids))
@@ -269,9 +299,9 @@ class Sampler:
             "recall": np.array(recall),
         }
 
-    def batch(self, stage: Stage) -> dict[str, np.ndarray]:
-        """Right-padded arrays (B, L): as many sequences as the stage's batch holds."""
-        rows = [self.sequence(stage) for _ in range(stage.tokens // stage.length)]
+    def batch(self, stage: Stage, processes: int = 1) -> dict[str, np.ndarray]:
+        """Right-padded arrays (B, L): this process's share of the sequences of a batch."""
+        rows = [self.sequence(stage) for _ in range(stage.tokens // stage.length // processes)]
         width = max(len(r["ids"]) for r in rows)
         return {k: np.stack([np.pad(r[k], (0, width - len(r[k]))) for r in rows]) for k in rows[0]}
 
