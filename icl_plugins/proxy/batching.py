@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from icl_plugins.errors import ProxyError, SettingError
 
 Result = TypeVar("Result")
@@ -19,9 +21,14 @@ _MEMORY_MESSAGES = (
 
 @dataclass
 class TokenBudget:
-    """Tokens, padding included, that one batch may hold; shrinks for good after an out-of-memory error."""
+    """What one batch may hold.
+
+    tokens: padding included; shrinks for good after an out-of-memory error. overhead: the fixed cost of a
+    batch, as the number of tokens that take as long.
+    """
 
     tokens: int
+    overhead: int = 64
 
     def __post_init__(self) -> None:
         """Refuse a budget in which nothing fits."""
@@ -31,21 +38,28 @@ class TokenBudget:
             )
 
 
-def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def batches_by_tokens(lengths: Sequence[int], budget: int, overhead: int = 64) -> list[list[int]]:
     """Group rows of similar length, so that rows x longest stays within ``budget`` tokens.
 
+    Of all such groupings the cheapest: fewest tokens, padding included, plus ``overhead`` for each batch.
     Longest first: a batch that does not fit fails at the start of a run, not at its end. Rows of equal
     length keep their order. A row longer than the budget is a batch of its own.
     """
-    batches: list[list[int]] = []
-    longest = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if batches and (len(batches[-1]) + 1) * longest <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            longest = lengths[row]
-    return batches
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    cost = np.full(len(order) + 1, np.inf)  # of the first rows of the order, batched in the best way
+    cost[0] = 0
+    first_of = np.zeros(len(order) + 1, dtype=np.int64)
+    for first, row in enumerate(order):
+        most = max(1, min(budget // lengths[row], len(order) - first))
+        with_batch = cost[first] + overhead + lengths[row] * np.arange(1, most + 1)
+        stops = np.arange(first + 1, first + 1 + most)
+        cheaper = with_batch <= cost[stops]  # ties fill the earlier batches
+        cost[stops[cheaper]], first_of[stops[cheaper]] = with_batch[cheaper], first
+    batches, stop = [], len(order)
+    while stop:
+        batches.append(order[first_of[stop] : stop])
+        stop = int(first_of[stop])
+    return batches[::-1]
 
 
 def run_batches(
@@ -56,12 +70,12 @@ def run_batches(
     The reduced budget is remembered in ``budget``; what was already yielded stays. Raises ProxyError when a
     single row does not fit. Every error that is not about memory passes unchanged.
     """
-    pending = batches_by_tokens(lengths, budget.tokens)[::-1]
+    pending = batches_by_tokens(lengths, budget.tokens, budget.overhead)[::-1]
     while pending:
         rows = pending.pop()
         tokens = len(rows) * max(lengths[row] for row in rows)
         if tokens > budget.tokens and len(rows) > 1:
-            pending.extend(_split(rows, lengths, budget.tokens)[::-1])
+            pending.extend(_split(rows, lengths, budget)[::-1])
             continue
         try:
             result = compute(rows)
@@ -92,8 +106,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
 
 
-def _split(rows: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    parts = batches_by_tokens([lengths[row] for row in rows], budget)
+def _split(rows: list[int], lengths: Sequence[int], budget: TokenBudget) -> list[list[int]]:
+    parts = batches_by_tokens([lengths[row] for row in rows], budget.tokens, budget.overhead)
     return [[rows[index] for index in part] for part in parts]
 
 

@@ -1,6 +1,6 @@
 """One batch through a causal LM: losses of the answers, last hidden states, the model left as it came."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -81,21 +81,57 @@ def head_input(model: Any, pick: Any) -> Iterator[None]:
         hook.remove()
 
 
-def answer_losses(model: Any, batch: Batch, prefix: Tensor | None, *, slice_head: bool) -> Tensor:
+@contextmanager
+def only_at(
+    modules: Iterable[torch.nn.Module], shape: torch.Size, rows: Tensor, positions: Tensor
+) -> Iterator[None]:
+    """Let position-wise modules work on (rows, positions) of a (B, T) batch only, and return 0 elsewhere.
+
+    For the last layer's feed-forward part, of which nothing but the answers' positions is ever read.
+    """
+
+    def gather(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][rows, positions].unsqueeze(0), *inputs[1:])
+
+    def scatter(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.new_zeros(*shape, output.shape[-1]).index_put((rows, positions), output[0])
+
+    hooks = [
+        hook
+        for one in modules
+        for hook in (one.register_forward_pre_hook(gather), one.register_forward_hook(scatter))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def answer_losses(
+    model: Any,
+    batch: Batch,
+    prefix: Tensor | None,
+    *,
+    slice_head: bool,
+    tail: Iterable[torch.nn.Module] = (),
+) -> Tensor:
     """Return (B,) losses in nats: -log p of the answer's tokens, summed over them.
 
-    prefix: (B, k, h) embeddings in front of everything, or None.
+    prefix: (B, k, h) embeddings in front of everything, or None. slice_head, tail: what may be run on the
+    answers' positions only; see probe.
     """
     embeddings = model.get_input_embeddings()(batch.ids)
     before = batch.positions
     if prefix is not None:
         embeddings = torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1)
         before = before + prefix.shape[1]
-    if slice_head:
-        with head_input(model, lambda hidden: hidden[batch.rows, before].unsqueeze(0)):
-            logits = run(model, embeddings)[0]
-    else:
-        logits = run(model, embeddings)[batch.rows, before]
+    with only_at(tail, embeddings.shape[:2], batch.rows, before):
+        if slice_head:
+            with head_input(model, lambda hidden: hidden[batch.rows, before].unsqueeze(0)):
+                logits = run(model, embeddings)[0]
+        else:
+            logits = run(model, embeddings)[batch.rows, before]
     # Half precision would lose the losses' last digits; float64 stays float64.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     per_token = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")

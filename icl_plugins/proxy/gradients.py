@@ -69,7 +69,7 @@ def example_gradients(proxy: Proxy, examples: Sequence[Encoded], prefix: Tensor)
     with torch.inference_mode(False), torch.enable_grad():
         batch = collate(examples, proxy.device)
         leaf = prefix.detach().expand(len(examples), -1, -1).requires_grad_()
-        losses = answer_losses(proxy.model, batch, leaf, slice_head=proxy.slice_head)
+        losses = answer_losses(proxy.model, batch, leaf, slice_head=proxy.slice_head, tail=proxy.tail)
         (gradients,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), gradients
 

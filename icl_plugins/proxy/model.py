@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnTooLong", "Proxy"]
 
-_TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}  # docs/benchmarks-extraction.md
+# Tokens per batch and the fixed cost of a batch in tokens: docs/benchmarks-extraction.md.
+_BUDGETS = {"cpu": (1024, 128), "cuda": (16384, 4096)}
 
 
 class Proxy:
@@ -42,8 +43,10 @@ class Proxy:
         self.dtype: torch.dtype = weight.dtype
         self.hidden_size = int(weight.shape[1])
         self.max_length, self.reasons["max_length"] = max_length(model.config, tokenizer)
-        self.budget = TokenBudget(_TOKEN_BUDGETS.get(self.device.type, 4096))
-        self.slice_head, self.reasons["head"] = probe(model, self.device)
+        self.budget = TokenBudget(*_BUDGETS.get(self.device.type, (4096, 1024)))
+        abilities = probe(model, self.device)
+        self.slice_head, self.tail = abilities.slice_head, abilities.tail
+        self.reasons.update(abilities.reasons)
 
     @classmethod
     def load(
@@ -112,7 +115,8 @@ class Proxy:
         def compute(batch: list[int]) -> Tensor:
             collated = collate([kept[index] for index in batch], self.device)
             copies = None if prefix is None else prefix.to(self.device).expand(len(batch), -1, -1)
-            return answer_losses(self.model, collated, copies, slice_head=self.slice_head).float().cpu()
+            losses = answer_losses(self.model, collated, copies, slice_head=self.slice_head, tail=self.tail)
+            return losses.float().cpu()
 
         with frozen(self.model), torch.no_grad():
             for batch, values in run_batches(lengths, self.budget, compute):

@@ -1,5 +1,7 @@
 """Batches hold what the budget allows, and out of memory costs a retry of that batch only."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +26,25 @@ def test_every_row_once_and_no_batch_above_the_budget_unless_of_one_row(lengths,
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
     longest = [lengths[batch[0]] for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(50, 200), st.integers(0, 100))
+def test_no_other_grouping_by_length_is_cheaper(lengths, budget, overhead):
+    """Against all ways to cut the rows, longest first, into batches."""
+    ordered = sorted(lengths, reverse=True)
+
+    def cost(sizes_with_longest):
+        return sum(size * longest + overhead for size, longest in sizes_with_longest)
+
+    every = []
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        edges = [0, *[at + 1 for at, cut in enumerate(cuts) if cut], len(lengths)]
+        sizes = [(stop - start, ordered[start]) for start, stop in itertools.pairwise(edges)]
+        if all(size * longest <= budget for size, longest in sizes):
+            every.append(cost(sizes))
+    batches = batches_by_tokens(lengths, budget, overhead)
+    assert cost((len(batch), lengths[batch[0]]) for batch in batches) == min(every)
 
 
 def test_equal_lengths_keep_the_order_of_the_rows():

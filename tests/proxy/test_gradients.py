@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES
+from tiny_models import ARCHITECTURES
 
 from icl_plugins.errors import NonFiniteError, SettingError, TooLongError
 from icl_plugins.proxy.forward import collate
