@@ -74,6 +74,7 @@ def test_rows_added_at_the_end_are_the_only_ones_missing(tmp_path):
     with open_store(tmp_path, range(10)) as store:
         assert [store.missing(block).tolist() for block in range(BLOCKS)] == [[7, 8, 9]] * BLOCKS
         assert not store.complete
+    assert (tmp_path / "shard-0001-0000.bin").stat().st_size == 3 * (4 * WIDTH + 8)
 
 
 def test_a_second_run_reuses_all_and_touches_no_file(tmp_path):

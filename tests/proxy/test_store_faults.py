@@ -73,8 +73,9 @@ def test_a_kill_at_any_step_leaves_only_whole_rows_and_the_next_run_goes_on(monk
 
     def run():
         with open_store(folder, range(ROWS)) as store:
-            fill(store, range(ROWS))
+            store.write(0, [1, 4], gradients([1, 4], 7))
             store.write(0, [1, 4], gradients([1, 4], 0))  # overwriting must not be torn either
+            fill(store, range(ROWS))
 
     for step in range(1000):
         with quick_folder() as folder:
@@ -90,6 +91,7 @@ def test_a_kill_at_any_step_leaves_only_whole_rows_and_the_next_run_goes_on(monk
             with open_store(folder, range(ROWS)) as store:
                 assert store.repair() == {}
                 assert store.status[1:, :before].all()  # block 0 is overwritten above
+                store.write(0, [1, 4], gradients([1, 4], 0))
                 fill(store, range(ROWS))
             assert_right(folder, range(ROWS))
     assert step > 30
