@@ -40,7 +40,7 @@ def load_checkpoint(name: str, device: str, dtype: str, revision: str | None) ->
         config = AutoConfig.from_pretrained(source, **options)
     _check_kind(name, config)
     tokenizer = load_tokenizer(name, revision)
-    with _explained(name, "its weights"):
+    with _explained(name, "its weights"), _progress_bar(shown=not Path(source).is_dir()):
         model, info = loader.from_pretrained(
             source,
             config=config,
@@ -175,6 +175,22 @@ def _check_kind(name: str, config: Any) -> None:
 
 def _class_names(mapping: Any) -> set[str]:
     return {name for names in mapping.values() for name in ((names,) if isinstance(names, str) else names)}
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[None]:
+    """Keep transformers' bar for downloads and off the screen for the moment a folder takes."""
+    import transformers.utils.logging
+
+    bar: Any = transformers.utils.logging
+    if shown or not bar.is_progress_bar_enabled():
+        yield
+        return
+    bar.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bar.enable_progress_bar()
 
 
 @contextmanager

@@ -43,6 +43,15 @@ def test_on_the_cpu_half_precision_weights_compute_in_float32(folder):
     assert Proxy.load(str(folder), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_nothing_is_written_to_the_screen_and_the_bar_is_back(folder, capfd):
+    from transformers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+    Proxy.load(str(folder), device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
+
+
 def refusal(folder, match, **options):
     with pytest.raises(ProxyError, match=match) as caught:
         Proxy.load(str(folder), **options)
