@@ -372,6 +372,7 @@ def test_an_interrupt_in_the_middle_of_writing_leaves_a_consistent_unlocked_stor
 def test_a_folder_that_cannot_be_written_is_told_and_a_complete_store_in_it_still_read(tmp_path):
     with quick_folder() as folder:
         complete_store(f"{folder}/complete", range(ROWS))
+        assert_right(f"{folder}/complete", range(ROWS))  # also imports all that nobody may not read
         for path in (folder, f"{folder}/complete"):
             os.chmod(path, 0o555)  # noqa: S103
 
