@@ -149,6 +149,8 @@ class FeatureKernel:
         """
         features = self.features
         products = np.zeros(len(features))
+        if not self.total.any():
+            return products, TIE * self.squared_norms
         for block, ours in features.parts(self.total):
             vector, unit = _safe_vector(ours * features.block_scale[block], float(self.peaks[block]))
             vector = vector.astype(np.float64 if features.blocks[block].dtype.itemsize == 8 else np.float32)
