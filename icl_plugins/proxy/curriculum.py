@@ -21,9 +21,10 @@ FORMAT = "icl-plugins curriculum 1"
 class Curriculum:
     """What prefix tuning leaves behind.
 
-    checkpoints: (E+1, k, h) float32 on the CPU, 0 = the true start, e = after epoch e. losses: E means over
-    the epoch's examples, in nats per example, each taken just before the step the example took part in.
-    config: the settings. fingerprint: sha256 of weights, tokenizer and tokenized examples.
+    checkpoints: (E+1, k, h) on the CPU, float32 (float64 for a float64 proxy), 0 = the true start, e = after
+    epoch e. losses: E means over the epoch's examples, in nats per example, each taken just before the step
+    the example took part in. config: the settings. fingerprint: sha256 of weights, tokenizer and tokenized
+    examples.
     """
 
     checkpoints: Tensor

@@ -119,8 +119,7 @@ def _source(name: str, revision: str | None, *, weights: bool = True) -> str:
         return str(MICRO)
     folder = Path(name).expanduser()
     if not folder.exists():
-        looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name
-        if looks_like_path and "/" in name:
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
             raise ProxyError(
                 f"no folder {name!r}",
                 expected='"micro", a folder of a saved model, or a Hugging Face id',

@@ -4,27 +4,26 @@ arXiv 2506.04579, step A. The loss of an example is -log p(answer | prefix, ques
 answer's tokens, averaged over the batch.
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from icl_plugins.errors import DataError, NonFiniteError, SettingError, StaleStoreError
+from icl_plugins.errors import DataError, NonFiniteError, SettingError
 from icl_plugins.progress import Progress, tell_progress
 from icl_plugins.proxy.batching import run_batches
-from icl_plugins.proxy.curriculum import Curriculum, read_tensors, write_tensors
+from icl_plugins.proxy.curriculum import Curriculum
 from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.gradients import example_gradients
 from icl_plugins.proxy.lengths import OnTooLong
 from icl_plugins.proxy.model import Proxy
+from icl_plugins.proxy.tuning_state import TuningState, examples_hash
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
@@ -116,40 +115,22 @@ def tune_prefix(
         )
     kept = [example for example in examples if example is not None]
     run = _Run(proxy, kept, rows, settings, capture, progress)
-    fingerprint = {**proxy.fingerprint, "examples": _examples_hash(kept, rows)}
-    facts: dict[str, dict[str, Any]] = {"config": asdict(settings), "fingerprint": fingerprint}
+    fingerprint = {**proxy.fingerprint, "examples": examples_hash(kept, rows)}
+    facts = {"config": asdict(settings), "fingerprint": fingerprint}
     path = None if directory is None else Path(directory) / "prefix-tuning.safetensors"
-    state = _resume(path, facts) if path is not None and path.exists() else None
     # Drawn for finished epochs too, so that a resumed run shuffles as an uninterrupted one does.
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(length, proxy.hidden_size, generator=generator) * 0.02
     orders = [torch.randperm(len(rows), generator=generator).tolist() for _ in range(epochs)]
-    state = state or _State([start])
+    state = TuningState.start(start.to(torch.promote_types(proxy.dtype, torch.float32)))
+    if path is not None and path.exists():
+        state = TuningState.load(path, facts)
     with frozen(proxy.model):
         for epoch in range(len(state.losses), epochs):
             state = run.epoch(state, epoch, orders[epoch])
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_tensors(path, state.tensors(), {**facts, "losses": list(state.losses)})
-    checkpoints = torch.stack(state.checkpoints)
-    return Curriculum(checkpoints, tuple(state.losses), facts["config"], fingerprint)
-
-
-@dataclass
-class _State:
-    """Checkpoints and mean losses so far, with the optimiser's moments (k, h) after the last epoch."""
-
-    checkpoints: list[Tensor]
-    losses: list[float] = field(default_factory=list)
-    mean: Tensor | None = None
-    square: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        moments = {"mean": self.mean, "square": self.square}
-        return {
-            "checkpoints": torch.stack(self.checkpoints),
-            **{name: tensor for name, tensor in moments.items() if tensor is not None},
-        }
+                state.save(path, facts)
+    return Curriculum(state.checkpoints, state.losses, facts["config"], fingerprint)
 
 
 @dataclass(frozen=True)
@@ -163,13 +144,11 @@ class _Run:
     capture: Capture | None
     progress: Progress
 
-    def epoch(self, state: _State, epoch: int, order: list[int]) -> _State:
+    def epoch(self, state: TuningState, epoch: int, order: list[int]) -> TuningState:
         """Return the state after one pass over the examples in the given order."""
-        settings, size = self.settings, self.settings.batch_size
-        dtype = torch.promote_types(self.proxy.dtype, torch.float32)
-        prefix = state.checkpoints[-1].to(self.proxy.device, dtype, copy=True)
-        mean = torch.zeros_like(prefix) if state.mean is None else state.mean.to(prefix)
-        square = torch.zeros_like(prefix) if state.square is None else state.square.to(prefix)
+        settings, size, device = self.settings, self.settings.batch_size, self.proxy.device
+        prefix = state.checkpoints[-1].to(device, copy=True)
+        mean, square = state.mean.to(device, copy=True), state.square.to(device, copy=True)
         per_epoch = math.ceil(len(order) / size)
         total = 0.0
         for at in range(per_epoch):
@@ -182,8 +161,8 @@ class _Run:
             rate = settings.rate(step, settings.epochs * per_epoch) / (1 - _BETAS[0] ** step)
             prefix.addcdiv_(mean, square.sqrt().div_(scale).add_(_EPSILON), value=-rate)
             self.progress("prefix tuning", step, settings.epochs * per_epoch)
-        checkpoints = [*state.checkpoints, prefix.cpu()]
-        return _State(checkpoints, [*state.losses, total / len(order)], mean.cpu(), square.cpu())
+        checkpoints = torch.cat([state.checkpoints, prefix.cpu()[None]])
+        return TuningState(checkpoints, mean.cpu(), square.cpu(), (*state.losses, total / len(order)))
 
     def batch(self, prefix: Tensor, chosen: list[int], epoch: int, step: int) -> tuple[float, Tensor]:
         """Return the summed loss and the gradient of the mean loss of one batch."""
@@ -203,23 +182,6 @@ class _Run:
         return total, gradient / len(chosen)
 
 
-def _resume(path: Path, facts: dict[str, dict[str, Any]]) -> _State:
-    tensors, saved = read_tensors(path, ("checkpoints", "mean", "square"))
-    differing = [
-        f"{part}.{name}"
-        for part, expected in facts.items()
-        for name in expected
-        if saved[part].get(name) != expected[name]
-    ]
-    if differing:
-        raise StaleStoreError(
-            f"{str(path)!r} holds the state of another run: {', '.join(differing)} differ",
-            expected="the same examples, proxy and settings",
-            fix="choose another directory, or remove the file to start afresh",
-        )
-    return _State(list(tensors["checkpoints"]), list(saved["losses"]), tensors["mean"], tensors["square"])
-
-
 def _require_finite(losses: Tensor, gradients: Tensor, rows: list[int], step: int) -> None:
     finite = torch.isfinite(losses) & torch.isfinite(gradients).flatten(1).all(dim=1)
     if finite.all():
@@ -230,14 +192,6 @@ def _require_finite(losses: Tensor, gradients: Tensor, rows: list[int], step: in
         expected="finite losses and gradients",
         fix="look at these examples, lower the learning rate, or use float32",
     )
-
-
-def _examples_hash(examples: Sequence[Encoded], rows: Sequence[int]) -> str:
-    digest = hashlib.sha256()
-    for row, example in zip(rows, examples, strict=True):
-        digest.update(np.array([row, example.answer_start, example.answer_stop, len(example.ids)]).tobytes())
-        digest.update(np.array(example.ids).tobytes())
-    return digest.hexdigest()
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -107,6 +107,13 @@ def test_examples_are_shuffled_anew_in_every_epoch(proxy, make_pairs):
     assert len({tuple(order) for order in [*orders.values(), range(20)]}) == 4
 
 
+def test_a_float64_proxy_is_tuned_in_float64(make_model, tokenizer, make_pairs, proxy):
+    precise = tune_prefix(Proxy.from_model(make_model().double(), tokenizer), make_pairs(), epochs=2)
+    assert precise.checkpoints.dtype == torch.float64
+    ours = tune_prefix(proxy, make_pairs(), epochs=2).checkpoints
+    torch.testing.assert_close(precise.checkpoints.float(), ours, rtol=1e-3, atol=1e-4)
+
+
 def test_the_global_random_state_and_the_model_stay(make_model, tokenizer, make_pairs):
     model = make_model("gpt2").train()
     weights = [weight.detach().clone() for weight in model.parameters()]
