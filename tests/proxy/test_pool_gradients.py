@@ -1,4 +1,4 @@
-"""Curriculum and gradients of a pool: the same numbers however they were come by, and never computed twice."""
+"""Curriculum and gradients of a pool: the same numbers however come by, and never computed twice."""
 
 from dataclasses import replace
 

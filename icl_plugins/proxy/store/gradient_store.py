@@ -129,7 +129,7 @@ class GradientStore:
                     f"block {block} of {self._folder}: {len(damaged)} rows, first {damaged[:5].tolist()}, "
                     "do not match their checksums",
                     expected="rows as they were written",
-                    fix=f"delete shard-*-{block:04d}.bin there, or call repair(): only lost rows are computed again",
+                    fix=f"delete shard-*-{block:04d}.bin or call repair(): only lost rows are computed again",
                 )
             with disk_errors(self._folder):
                 self._features[block] = self._block(block).gather(self._slots)
