@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from icl_plugins.algorithms.checks import whole_number as whole_number
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import BudgetError, SettingError
 
 Quotas = str | int | Mapping[str, int] | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icl_plugins.algorithms.quotas import whole_number
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
 from icl_plugins.values import plain
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints
 from icl_plugins.algorithms.features import Features
 from icl_plugins.algorithms.matching import Match, match
-from icl_plugins.algorithms.quotas import Quotas, whole_number
+from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.algorithms.scaling import SCALINGS, scale_blocks
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from icl_plugins.algorithms.quotas import Quotas, whole_number
+from icl_plugins.algorithms.checks import whole_number
+from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.errors import ProxyError
 from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
