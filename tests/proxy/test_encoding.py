@@ -48,6 +48,7 @@ def test_special_tokens_in_data_are_text(encoder, tokenizer, text):
     assert example.ids[0] == tokenizer.bos_token_id
     assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(example.ids[1:])
     assert tokenizer.decode(example.ids[1:]) == f"Query: {text} {text}"
+    assert example.ids == tokenizer(f"Query: {text} {text}", split_special_tokens=True).input_ids
 
 
 class Fast:

@@ -135,6 +135,23 @@ def test_without_network_the_error_says_what_to_do(monkeypatch):
     assert "without network" in caught.value.fix and "micro" in caught.value.fix
 
 
+def test_by_id_too_only_safetensors_are_asked_for_and_no_code(monkeypatch, tokenizer, make_model):
+    asked = {}
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **options: make_model().config)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda name, revision: tokenizer)
+
+    def record(name, **options):
+        asked.update(options, name=name)
+        raise OSError("nothing is loaded here")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", record)
+    with pytest.raises(ProxyError, match="nothing is loaded here"):
+        Proxy.load("someone/model", revision="abc")
+    assert (asked["name"], asked["revision"]) == ("someone/model", "abc")
+    assert asked["use_safetensors"] is True
+    assert asked["trust_remote_code"] is False
+
+
 def test_micro_missing_from_the_installation_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "MICRO", tmp_path)
     with pytest.raises(ProxyError, match="shipped proxy 'micro'"):

@@ -256,8 +256,7 @@ def test_an_answer_with_nothing_in_front_is_refused_without_a_prefix(make_model,
     assert proxy.answer_losses(pairs, torch.zeros(2, proxy.hidden_size)).isfinite()
 
 
-@pytest.mark.parametrize("architecture", ["bert"])
-def test_a_model_that_sees_later_tokens_is_refused(architecture, tokenizer):
+def test_an_encoder_is_refused(tokenizer):
     from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(
@@ -270,6 +269,18 @@ def test_a_model_that_sees_later_tokens_is_refused(architecture, tokenizer):
     )
     with torch.random.fork_rng(devices=[]), pytest.raises(ProxyError, match="causal|padding"):
         Proxy.from_model(BertLMHeadModel(config), tokenizer)
+
+
+def test_a_model_that_reads_the_token_it_predicts_is_refused(make_model, tokenizer):
+    class Peeking(FunctionalHead):
+        def forward(self, input_ids=None, inputs_embeds=None, **options):
+            if inputs_embeds is None:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            return super().forward(inputs_embeds=inputs_embeds + inputs_embeds.roll(-1, dims=1))
+
+    model = make_model()
+    with pytest.raises(ProxyError, match="not causal"):
+        Proxy.from_model(Peeking(model.model, model.lm_head), tokenizer)
 
 
 def test_a_model_that_takes_no_embeddings_is_refused(make_model, tokenizer):
