@@ -8,13 +8,14 @@ items covers the draw of the demonstrations too. Rows of train serve as items wh
 """
 
 import argparse
+import copy
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 TEMPLATES = {
     "snips": "Query: {text}\nIntent:",
@@ -38,21 +39,38 @@ def rows_of(folder: Path, name: str) -> tuple[list[dict], list[dict]]:
 
 
 @torch.no_grad()
-def label_scores(model, context: list[int], labels: list[list[int]]) -> list[float]:
-    """Log-probability of each label after the context, summed over its tokens."""
-    out = model(torch.tensor([context]), use_cache=True, logits_to_keep=1)
-    first = out.logits[0, -1].float().log_softmax(-1)
+def label_scores(model, cache, query: list[int], labels: list[list[int]]) -> list[float]:
+    """Log-probability of each label after context (in the cache) and query, summed over its tokens."""
+    cache = copy.deepcopy(cache)  # a model writes into the cache it is given
+    first = (
+        model(torch.tensor([query]), past_key_values=cache, logits_to_keep=1).logits[0, -1].log_softmax(-1)
+    )
     scores = [first[y[0]].item() for y in labels]
     longer = [i for i, y in enumerate(labels) if len(y) > 1]
     if longer:
         width = max(len(labels[i]) for i in longer) - 1
-        cache = out.past_key_values
         cache.batch_repeat_interleave(len(longer))
         ids = torch.tensor([labels[i][:-1] + [0] * (width - len(labels[i]) + 1) for i in longer])
-        logits = model(ids, past_key_values=cache).logits.float().log_softmax(-1)
+        logits = model(ids, past_key_values=cache).logits.log_softmax(-1)
         for row, i in enumerate(longer):
             scores[i] += sum(logits[row, t, y].item() for t, y in enumerate(labels[i][1:]))
     return scores
+
+
+@torch.no_grad()
+def item_answers(
+    model, demonstrations: list[list[int]], query: list[int], labels: list[list[int]], shots: list[int]
+) -> list[int]:
+    """Index of the best label with the first n demonstrations, for each n in ``shots`` (increasing)."""
+    cache, answers = DynamicCache(config=model.config), []
+    new = [0]
+    for before, n in zip([0, *shots], shots, strict=False):
+        new = new + [t for ids in demonstrations[before:n] for t in ids]
+        if new:
+            model(torch.tensor([new]), past_key_values=cache, logits_to_keep=1)
+        answers.append(int(np.argmax(label_scores(model, cache, query, labels))))
+        new = []
+    return answers
 
 
 def curve(model, tokenizer, folder: Path, name: str, shots: list[int], items: int, seed: int) -> dict:
@@ -76,15 +94,10 @@ def curve(model, tokenizer, folder: Path, name: str, shots: list[int], items: in
     }
     hits = dict.fromkeys(shots, 0)
     for row in chosen:
-        drawn = rng.choice(pool, max(shots), replace=False)
-        for n in shots:
-            context = (
-                [0]
-                + [t for i in drawn[:n] for t in demonstrations[i]]
-                + encode(question.replace("{text}", row["text"]))
-            )
-            scores = label_scores(model, context, labels)
-            hits[n] += names[int(np.argmax(scores))] == row["label"]
+        shown = [demonstrations[i] for i in rng.choice(pool, max(shots), replace=False)]
+        query = encode(question.replace("{text}", row["text"]))
+        for n, answer in zip(shots, item_answers(model, shown, query, labels, shots), strict=True):
+            hits[n] += names[answer] == row["label"]
     for n in shots:
         low, high = wilson(hits[n], len(chosen))
         result[str(n)] = {"accuracy": hits[n] / len(chosen), "low": low, "high": high}

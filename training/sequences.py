@@ -29,6 +29,7 @@ CUES = ("\nLabel:",) * 4 + ("\nAnswer:", "\nTopic:", "\nType:", "\nIntent:", "\n
         "\nClass:", "\nOutput:", "\nA:", ":", " =", "\n>")  # fmt: skip
 SEPARATORS = ("\n\n", "\n\n", "\n\n", "\n", "\n", "</s>\n", "</s>\n", "\n###\n", "\n---\n", " ;", " |")
 SYMBOLS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+JOINED = (" ".join, "_".join, lambda words: "".join(w.capitalize() for w in words))  # styles of longer names
 UNSEEN_WEIGHT = 0.1  # an invented name cannot be known before it has been shown once
 
 Draw = Callable[[], tuple[np.ndarray, int]]
@@ -214,13 +215,18 @@ class Sampler:
             if way < 0.12:
                 names = [names[i] for i in rng.permutation(count)]
             return [self.piece(" " + n) for n in names], False
-        if not stage.fixed_template and way < 0.5:
+        if not stage.fixed_template and way < 0.45:
             return [
                 self.piece(" " + SYMBOLS[i]) for i in rng.choice(len(SYMBOLS), count, replace=False)
             ], True
-        chosen = rng.choice(self.label_words, count * 2, replace=False)
-        double = not stage.fixed_template and way > 0.85
-        return [self.table.tokens(chosen[2 * i : 2 * i + 1 + double]) for i in range(count)], True
+        size, style = 1, 0
+        if not stage.fixed_template and way > 0.7:
+            size, style = int(rng.integers(2, 4)), int(rng.integers(3))
+        chosen = [
+            self.table.words[i] for i in rng.choice(self.label_words, (count, size), replace=False).flat
+        ]
+        names = [chosen[i : i + size] for i in range(0, count * size, size)]
+        return [self.piece(" " + JOINED[style](name)) for name in names], True
 
     def _template(self, stage: Stage) -> tuple[list[int], list[int], list[int]]:
         if stage.fixed_template:
@@ -302,8 +308,7 @@ class Sampler:
     def batch(self, stage: Stage, processes: int = 1) -> dict[str, np.ndarray]:
         """Right-padded arrays (B, L): this process's share of the sequences of a batch."""
         rows = [self.sequence(stage) for _ in range(stage.tokens // stage.length // processes)]
-        width = max(len(r["ids"]) for r in rows)
-        return {k: np.stack([np.pad(r[k], (0, width - len(r[k]))) for r in rows]) for k in rows[0]}
+        return {k: np.stack([np.pad(r[k], (0, stage.length - len(r[k]))) for r in rows]) for k in rows[0]}
 
 
 def _by_class(questions: list[np.ndarray], answers: list[str]) -> Task:
