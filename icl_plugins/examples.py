@@ -10,7 +10,16 @@ from typing import Any, Literal, Self, TypeVar
 from icl_plugins.artefacts import fingerprint
 from icl_plugins.duplicates import DuplicateReport, find_duplicates
 from icl_plugins.errors import DataError, SettingError
-from icl_plugins.readers import CSV_DELIMITERS, JSONL_SUFFIXES, FilePath, read_csv, read_dataset, read_jsonl
+from icl_plugins.readers import (
+    CSV_DELIMITERS,
+    JSON_SUFFIX,
+    JSONL_SUFFIXES,
+    FilePath,
+    read_csv,
+    read_dataset,
+    read_json,
+    read_jsonl,
+)
 from icl_plugins.template import Template
 from icl_plugins.values import plain, row_numbers, value_text
 
@@ -77,16 +86,18 @@ class Pool:
 
     @classmethod
     def from_file(cls, path: FilePath, template: Template, *, label_field: str | None = None) -> Self:
-        """Build a pool from a file by its suffix: .jsonl, .ndjson, .csv, .tsv or .tab."""
+        """Build a pool from a file by its suffix: .jsonl, .ndjson, .json (one array), .csv, .tsv or .tab."""
         suffix = Path(path).suffix.lower()
         if suffix in JSONL_SUFFIXES:
             return cls.from_jsonl(path, template, label_field=label_field)
+        if suffix == JSON_SUFFIX:
+            return cls.from_records(read_json(path), template, label_field=label_field)
         if suffix in CSV_DELIMITERS:
             return cls.from_csv(path, template, label_field=label_field)
         raise DataError(
             f"a file with the suffix {suffix!r}: {str(path)!r}",
-            expected=f"one of {', '.join((*JSONL_SUFFIXES, *CSV_DELIMITERS))}",
-            fix="rename or convert the file",
+            expected=f"one of {', '.join((*JSONL_SUFFIXES, JSON_SUFFIX, *CSV_DELIMITERS))}",
+            fix="convert the file",
         )
 
     def __len__(self) -> int:
@@ -154,20 +165,30 @@ class Pool:
         return find_duplicates(self.row_fingerprints, self._each(self.template.question_values), self.labels)
 
     def without_duplicates(
-        self, how: Literal["exact", "normalised"] = "exact", *, drop_conflicting: bool = False
+        self, how: Literal["none", "exact", "normalised"] = "exact", *, drop_conflicting: bool = False
     ) -> Self:
         """Return the pool with only the first example of each group of duplicates.
 
         ``drop_conflicting`` removes all examples of each conflicting group first, since none of their labels
-        can be trusted more than another. Raises SettingError for another ``how``, DataError if none is left.
+        can be trusted more than another; ``how="none"`` removes nothing else. Raises SettingError for another
+        ``how``, DataError if none is left.
         """
-        if how not in ("exact", "normalised"):
-            raise SettingError(f"how={how!r}", expected="'exact' or 'normalised'", fix="pass one of them")
+        return self.subset(self.distinct_rows(how, drop_conflicting=drop_conflicting))
+
+    def distinct_rows(
+        self, how: Literal["none", "exact", "normalised"] = "exact", *, drop_conflicting: bool = False
+    ) -> tuple[int, ...]:
+        """Return the rows that ``without_duplicates`` keeps, in ascending order."""
+        if how not in ("none", "exact", "normalised"):
+            raise SettingError(
+                f"how={how!r}", expected="'none', 'exact' or 'normalised'", fix="pass one of them"
+            )
         report = self.duplicates()
-        dropped = {row for group in getattr(report, how) for row in group[1:]}
+        groups = () if how == "none" else getattr(report, how)
+        dropped = {row for group in groups for row in group[1:]}
         if drop_conflicting:
             dropped.update(row for group in report.conflicting for row in group)
-        return self.subset(row for row in range(len(self)) if row not in dropped)
+        return tuple(row for row in range(len(self)) if row not in dropped)
 
     def _each(self, render: Callable[[Mapping[str, object]], Rendered]) -> tuple[Rendered, ...]:
         """Render every example; an error gets the index of its example."""

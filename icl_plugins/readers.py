@@ -1,4 +1,4 @@
-"""Reading records from JSON Lines and CSV files; every refusal names the file and the line."""
+"""Reading records from JSON Lines, JSON and CSV files; every refusal names the file and the place."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from typing import Any
 from icl_plugins.errors import DataError, TemplateError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
+JSON_SUFFIX = ".json"
 CSV_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 FilePath = str | os.PathLike[str]
 
@@ -22,6 +23,31 @@ def read_jsonl(path: FilePath) -> list[dict[str, object]]:
     """
     lines = _read_text(path).split("\n")  # not splitlines, which also splits at U+2028 inside JSON text
     return [_parse_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_json(path: FilePath) -> list[dict[str, object]]:
+    """Return the objects of a JSON file that holds one array.
+
+    Raises DataError for a file that is missing, empty, not UTF-8, no JSON or no array, and for an element
+    that is no object.
+    """
+    name, expected = os.fspath(path), 'one array of objects, like [{"text": "...", "label": "..."}]'
+    try:
+        records = json.loads(_read_text(path), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        fix = "correct it, or give it the suffix .jsonl if every line is an object"
+        raise DataError(f"{name!r} is no JSON: {error}", expected=expected, fix=fix) from error
+    if not isinstance(records, list):
+        raise DataError(
+            f"{name!r} holds {type(records).__name__}", expected=expected, fix="put the records in an array"
+        )
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            got = f"element {row} of {name!r} holds {type(record).__name__}"
+            raise DataError(got, expected=expected, fix="correct that element")
+    return records
 
 
 def _parse_line(path: FilePath, number: int, line: str) -> dict[str, object]:

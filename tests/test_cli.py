@@ -163,6 +163,58 @@ def test_dedupe_is_what_python_does(dedupe, work):
     assert pool.fingerprint == Pool.from_records(rows, TEMPLATE).without_duplicates(dedupe).fingerprint
 
 
+def test_conflicting_labels_can_be_dropped(select):
+    rows = [*ROWS, {**ROWS[1], "label": "card"}]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    _, out, _ = select()
+    assert "1 with labels that contradict each other (see --drop-conflicting)" in " ".join(out.split())
+    _, out, _ = select("--json", "--drop-conflicting", shots="11")
+    assert sorted(shot["row"] for shot in json.loads(out)["demonstrations"]) == [0, *range(2, 12)]
+    code, _, err = select("--drop-conflicting", "--include", "12")
+    assert code == 2 and "row 12" in err
+
+
+@pytest.mark.parametrize("budget", range(58, 98, 8))
+def test_the_instruction_is_part_of_the_budget(select, proxy, budget):
+    instruction = "Name the intent of the query."
+    options = ["--max-tokens", str(budget), "--instruction", instruction]
+    code, out, err = select("--json", *options, shots=None)
+    assert code == 0, err
+    report, prompt = json.loads(out), ManyShotPrompt.load("prompt.json")
+    (counted,) = proxy.count_tokens([prompt.prefix])
+    assert prompt.instruction and report["prompt_tokens"] == counted <= budget
+    (alone,) = proxy.count_tokens([instruction])
+    assert alone < report["instruction_tokens"] <= alone + 4
+    _, out, _ = select(*options, shots=None)
+    assert f"{report['instruction_tokens']} of them for the instruction" in " ".join(out.split())
+
+
+def test_a_json_array_is_a_pool(select, model, capsys):
+    written("array.json", json.dumps(ROWS))
+    assert select()[0] == 0
+    expected = Path("prompt.json").read_bytes()
+    assert select(pool="array.json")[0] == 0
+    assert Path("prompt.json").read_bytes() == expected
+    assert run(["count", "array.json", "-q", QUESTION, "-a", ANSWER, "--tokenizer", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 12
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(("error", "exits"), [("full", 3), ("interrupt", 130)])
+def test_a_selection_that_cannot_be_saved_is_shown(select, monkeypatch, error, exits, as_json):
+    def fail(*_):
+        raise KeyboardInterrupt if error == "interrupt" else ArtefactError("full", expected="", fix="")
+
+    monkeypatch.setattr(ManyShotPrompt, "save", fail)
+    code, out, err = select(*(["--json"] if as_json else []))
+    assert code == exits and err
+    if as_json:
+        report = json.loads(out)
+        assert len(report["demonstrations"]) == 4 and report["out"] is None
+    else:
+        assert "4 of 12 examples by random" in out and "written" not in out
+
+
 # --- show and count -------------------------------------------------------------------------------------
 
 
@@ -185,10 +237,29 @@ def test_show_lists_what_select_reported(select, model, capsys):
     assert "question" in capsys.readouterr().out
 
 
+def test_show_speaks_of_the_rows_of_the_file_when_duplicates_were_removed(select, model, capsys):
+    with Path("train.jsonl").open("r+") as file:
+        lines = file.readlines()
+        file.seek(0)
+        file.writelines([lines[0], *lines])
+    _, out, _ = select("--json", "--dedupe", "exact", shots="12")
+    assert run(["show", "prompt.json", "--tokenizer", model, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["demonstrations"]
+    assert shown == json.loads(out)["demonstrations"]
+    assert sorted(shot["row"] for shot in shown) == [0, *range(2, 13)]
+
+
 def test_show_without_the_field_of_a_query_names_it(select, capsys):
     select()
     assert run(["show", "prompt.json", "--query", "txt=x"]) == 3
     assert "'text'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["p", "p.jsonl", "p.txt"])
+def test_count_knows_a_prompt_by_its_content(select, model, capsys, name):
+    assert select("-o", name)[0] == 0
+    assert run(["count", name, "--tokenizer", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shots"] == 4
 
 
 def test_count_counts_the_prompt_and_the_pool(select, model, capsys, proxy):
@@ -257,6 +328,9 @@ def written(name, text):
         ({"shots": None}, 2, "shots"),
         ({"method": "magic"}, 2, "magic"),
         ({"options": ["--quotas", "card=2,crad=1"]}, 2, "crad"),
+        ({"options": ["--max-tokens", "20", "--instruction", "word " * 30]}, 2, "the instruction takes"),
+        ({"options": ["--store", "empty.jsonl"], "method": "gradient_matching"}, 4, "is a file"),
+        ({"pool": "array.json"}, 3, "element 1"),
         ({"options": ["--quotas", "card:2"]}, 2, "card:2"),
         ({"options": ["--include", "99"]}, 2, "99"),
         ({"options": ["--include", "one"]}, 2, "one"),
@@ -275,6 +349,7 @@ def test_wrong_input_is_explained_and_writes_nothing(select, options, code, says
     written("empty.jsonl", "")
     written("broken.jsonl", json.dumps(ROWS[0]) + "\n{oops\n")
     written("train.parquet", "x")
+    written("array.json", json.dumps([ROWS[0], 3]))
     given = {"method": "random", "shots": "4", **options}
     got, out, err = select(*given.pop("options", []), *(["--json"] if as_json else []), **given)
     assert (got, out) == (code, "")
@@ -292,7 +367,7 @@ def test_a_missing_template_shows_how_to_write_one(work, capsys):
     assert "--answer ' {label}'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"kind": "else"}'])
+@pytest.mark.parametrize("content", ["", "3", '{"kind": "else"}'])
 def test_a_file_that_is_no_prompt_is_refused(work, content, capsys):
     written("prompt.json", content)
     assert run(["show", "prompt.json"]) == run(["count", "prompt.json"]) == 3
@@ -353,6 +428,19 @@ def test_a_closed_pipe_is_no_error(work, model):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_terminal_without_utf8_gets_the_table(work, model):
+    written("accents.jsonl", json.dumps({"text": "d\u00e9j\u00e0 \u4e2d", "label": "\u00e9"}) + "\n")
+    code = "from icl_plugins.cli import main; main()"
+    command = ["select", "accents.jsonl", "-q", QUESTION, "-a", ANSWER, "-n", "1", "-m", "random"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "-o", "p.json", "--tokenizer", model],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"d?j?" in done.stdout
 
 
 # --- small parts ----------------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ def test_duplicates_are_removed_only_as_asked():
     assert dropped.questions == tuple(pool.questions[i] for i in (3, 5))
     with pytest.raises(SettingError, match="fuzzy"):
         pool.without_duplicates("fuzzy")
+    assert pool.without_duplicates("none") == pool
     with pytest.raises(DataError, match="no examples"):
         pairs_pool([("a", "x"), ("a", "y")]).without_duplicates(drop_conflicting=True)
 
@@ -208,8 +209,8 @@ def test_a_file_that_cannot_be_read_is_a_typed_error(tmp_path):
             Pool.from_file(path, TEMPLATE)
     with pytest.raises(DataError, match="cannot read"):
         Pool.from_jsonl(tmp_path, TEMPLATE)
-    with pytest.raises(DataError, match=r"'\.json'.*\.jsonl.*\.csv"):
-        Pool.from_file("train.json", TEMPLATE)
+    with pytest.raises(DataError, match=r"'\.parquet'.*\.jsonl.*\.csv"):
+        Pool.from_file("train.parquet", TEMPLATE)
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), st.sampled_from([",", "|", ";"]))
@@ -222,6 +223,31 @@ def test_csv_gives_back_what_the_csv_module_wrote(tmp_path_factory, pairs, delim
         writer.writerows(pairs)
     pool = Pool.from_csv(path, BARE, delimiter=delimiter)
     assert [(example["text"], example["label"]) for example in pool] == pairs
+
+
+def test_a_json_array_is_read_as_its_records(tmp_path):
+    records = [{"text": "a\u2028b", "label": "x"}, {"text": "c", "label": "y"}]
+    path = write(tmp_path, "a.json", b"\xef\xbb\xbf" + json.dumps(records, indent=1).encode())
+    assert Pool.from_file(path, TEMPLATE) == Pool.from_records(records, TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"text": "a"', "no JSON.*jsonl"),
+        (b'{"text": "a"}\n{"text": "b"}', "no JSON.*jsonl"),
+        (b'{"text": "a"}', "holds dict"),
+        (b'[{"text": "a", "label": "b"}, 3]', "element 1 .* holds int"),
+        (b'[{"text": "a", "text": "b"}]', "twice"),
+        (b"", "is empty"),
+        (b"[]", "no examples"),
+        (b'["\xff"]', "not UTF-8"),
+        (b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_bad_json_file_is_refused(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        Pool.from_file(write(tmp_path, "a.json", content), TEMPLATE)
 
 
 def test_the_delimiter_follows_the_suffix(tmp_path):

@@ -1,6 +1,7 @@
 """The command `icl-plugins`. Heavy libraries are imported inside the commands, so that --help is quick."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -62,6 +63,9 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with the code that --help documents."""
+    for stream in (sys.stdout, sys.stderr):  # a table is worth more than a letter that ASCII cannot hold
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

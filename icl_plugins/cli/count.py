@@ -1,11 +1,13 @@
 """`icl-plugins count`: the tokens of a prompt or of a pool, and the labels of a pool."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from icl_plugins.cli import options
-from icl_plugins.cli.inputs import read_source
+from icl_plugins.cli.inputs import SAMPLE_PREFIX, read_source
 from icl_plugins.cli.outcome import Result, as_json_text
+from icl_plugins.readers import CSV_DELIMITERS, JSONL_SUFFIXES
 
 EPILOG = r"""[bold]Examples[/bold]
 
@@ -25,11 +27,25 @@ def count(
     as_json: options.Json = False,
 ) -> Result:
     """Count the tokens of a prompt, or of the demonstrations and labels that a file would give."""
-    if Path(file).suffix.lower() == ".json":
+    if _holds_prompt(file):
         counts = _of_prompt(file, tokenizer)
     else:
         counts = _of_pool(file, question, answer, separator, label_field, tokenizer)
     return as_json_text(counts) if as_json else _view(counts)
+
+
+def _holds_prompt(file: str) -> bool:
+    """Decide by content; a file that cannot be read is what its name says."""
+    if file.startswith(SAMPLE_PREFIX):
+        return False
+    try:
+        content = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and str(content.get("kind")).startswith("icl_plugins."):
+        return True
+    named_pool = Path(file).suffix.lower() in (*JSONL_SUFFIXES, *CSV_DELIMITERS)
+    return not named_pool and not isinstance(content, list)
 
 
 def _of_prompt(file: str, tokenizer: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from icl_plugins.errors import DataError, SettingError
 
@@ -36,8 +36,8 @@ class Source:
         if missing:
             raise SettingError(
                 f"{option} names row {missing[0]}, which is not in the pool",
-                expected=f"rows from 0 to {self.file_size - 1}, and none that --dedupe removes",
-                fix=f"correct {option}, or leave out --dedupe",
+                expected=f"rows from 0 to {self.file_size - 1}, and none that was removed",
+                fix=f"correct {option}, or leave out --dedupe and --drop-conflicting",
             )
         return tuple(place[row] for row in wanted)
 
@@ -49,17 +49,17 @@ def read_source(
     *,
     separator: str = r"\n\n",
     label_field: str | None = None,
-    dedupe: str = "none",
+    dedupe: Literal["none", "exact", "normalised"] = "none",
+    drop_conflicting: bool = False,
 ) -> Source:
     r"""Read POOL, a file or "sample:NAME", with a template whose texts may hold \n, \t and \\."""
     path, template = _path_and_template(name, question, answer, unescape(separator))
     from icl_plugins.examples import Pool
 
     pool = Pool.from_file(path, template, label_field=label_field)
-    if dedupe == "none":
+    if dedupe == "none" and not drop_conflicting:
         return Source(pool, tuple(range(len(pool))), len(pool))
-    dropped = {row for group in getattr(pool.duplicates(), dedupe) for row in group[1:]}
-    rows = tuple(row for row in range(len(pool)) if row not in dropped)
+    rows = pool.distinct_rows(dedupe, drop_conflicting=drop_conflicting)
     return Source(pool.subset(rows), rows, len(pool))
 
 

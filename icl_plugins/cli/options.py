@@ -10,7 +10,7 @@ from icl_plugins.cli.methods import Method
 _DATA, _LIMITS, _METHOD, _OUTPUT = "Data", "Limits", "Method", "Output"
 
 PoolName = Annotated[
-    str, Argument(metavar="POOL", help="A .jsonl, .csv or .tsv file, or the shipped data sample:banking77.")
+    str, Argument(metavar="POOL", help="A .jsonl, .json (an array), .csv or .tsv file, or sample:banking77.")
 ]
 Question = Annotated[
     str | None,
@@ -49,13 +49,23 @@ Dedupe = Annotated[
         help="Keep the first of equal demonstrations (exact), or of questions equal in letters and digits.",
     ),
 ]
+DropConflicting = Annotated[
+    bool,
+    Option(
+        "--drop-conflicting",
+        rich_help_panel=_DATA,
+        help="Leave out all examples whose question occurs with more than one label.",
+    ),
+]
 
 Shots = Annotated[
     int | None, Option("--shots", "-n", rich_help_panel=_LIMITS, help="Number of demonstrations.")
 ]
 MaxTokens = Annotated[
     int | None,
-    Option(rich_help_panel=_LIMITS, help="Tokens of all demonstrations, with or instead of --shots."),
+    Option(
+        rich_help_panel=_LIMITS, help="Tokens of instruction and demonstrations, with or instead of --shots."
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
@@ -133,7 +143,7 @@ Layout = Annotated[
 ]
 Counted = Annotated[
     str,
-    Argument(metavar="FILE", help="A prompt.json, a .jsonl, .csv or .tsv file, or sample:banking77."),
+    Argument(metavar="FILE", help="A prompt.json, or a POOL as select takes it: a file or sample:banking77."),
 ]
 CountTokenizer = Annotated[
     str,

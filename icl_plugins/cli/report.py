@@ -62,11 +62,11 @@ def selection_view(report: Mapping[str, Any]) -> RenderableType:
             ("objective", _objective(report["objective"])),
             ("labels", _labels(report)),
             ("gradients", _gradients(report)),
-            ("tokens", f"{report['tokens']:,} counted with {report['tokenizer']}, separators included"),
+            ("tokens", _tokens(report)),
             ("left out", _left_out(report)),
             ("duplicates", _duplicates(report["duplicate_groups"])),
             ("time", _seconds(report)),
-            ("written", report["out"]),
+            ("written", report["out"] or ""),
         ),
     )
 
@@ -143,9 +143,15 @@ def _gradients(report: Mapping[str, Any]) -> str:
     return text if tuned_on == size else f"{text}; prefix tuned on {tuned_on:,} examples"
 
 
+def _tokens(report: Mapping[str, Any]) -> str:
+    text = f"{report['prompt_tokens']:,} counted with {report['tokenizer']}, separators included"
+    instruction = report["instruction_tokens"]
+    return f"{text}; {instruction:,} of them for the instruction" if instruction else text
+
+
 def _left_out(report: Mapping[str, Any]) -> str:
     removed = report["removed_duplicates"]
-    parts = [f"{removed} duplicates"] if removed else []
+    parts = [f"{removed} duplicates or conflicting"] if removed else []
     parts += [f"{len(rows)} {reason}" for reason, rows in report["skipped"].items()]
     return ", ".join(parts)
 
@@ -154,9 +160,10 @@ def _duplicates(groups: Mapping[str, int]) -> str:
     if not any(groups.values()):
         return ""
     text = f"{groups['exact']} groups exact, {groups['normalised']} equal but for case and punctuation"
-    if groups["conflicting"]:
-        text += f", {groups['conflicting']} with labels that contradict each other"
-    return f"{text} (see --dedupe)"
+    if not groups["conflicting"]:
+        return f"{text} (see --dedupe)"
+    conflicting = f"{groups['conflicting']} with labels that contradict each other (see --drop-conflicting)"
+    return f"{text} (see --dedupe), {conflicting}"
 
 
 def _seconds(report: Mapping[str, Any]) -> str:

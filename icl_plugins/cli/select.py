@@ -1,14 +1,21 @@
 """`icl-plugins select`: labelled examples in, a fixed many-shot prompt out."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from icl_plugins.cli import options
-from icl_plugins.cli.inputs import parse_pairs, parse_quotas, parse_rows, read_source, unescape
+from icl_plugins.cli.budget import instruction_tokens, remaining_tokens
+from icl_plugins.cli.inputs import Source, parse_pairs, parse_quotas, parse_rows, read_source, unescape
 from icl_plugins.cli.methods import SETTINGS, make_selector
-from icl_plugins.cli.outcome import Result, as_json_text
-from icl_plugins.errors import ArtefactError
+from icl_plugins.cli.outcome import Result, as_json_text, write_result
+from icl_plugins.errors import ArtefactError, StoreError
+
+if TYPE_CHECKING:
+    from icl_plugins.prompt import ManyShotPrompt
+    from icl_plugins.selection import Selection
 
 EPILOG = r"""[bold]Examples[/bold]
 
@@ -16,9 +23,9 @@ icl-plugins select sample:banking77 --shots 64 --out prompt.json
 
 icl-plugins select train.jsonl --question 'Query: {text}\nIntent:' --answer ' {label}' --shots 64 -o p.json
 
-icl-plugins select quiz.csv -q '{question}\n{choices}\nAnswer:' -a ' {answer:letter}' --max-tokens 4000 -o p
+icl-plugins select quiz.csv -q '{question}\n{choices}\nA:' -a ' {answer:letter}' --max-tokens 4000 -o p.json
 
-icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --quotas proportional --store folder -o p
+icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --quotas 1 --store folder -o p.json
 
 icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --method random --seed 1 --json -o p.json
 
@@ -36,6 +43,7 @@ def select(
     instruction: options.Instruction = "",
     label_field: options.LabelField = None,
     dedupe: options.Dedupe = "none",
+    drop_conflicting: options.DropConflicting = False,
     shots: options.Shots = None,
     max_tokens: options.MaxTokens = None,
     tokenizer: options.Tokenizer = None,
@@ -60,23 +68,61 @@ def select(
         "tokenizer": tokenizer,
     }
     selector = make_selector(method, fields, parse_pairs("--set", settings or ()))
+    _check_store(getattr(selector, "store", None))
     limits = parse_quotas(quotas)
     rows = {"include": parse_rows("--include", include), "exclude": parse_rows("--exclude", exclude)}
-    source = read_source(pool, question, answer, separator=separator, label_field=label_field, dedupe=dedupe)
+    source = read_source(
+        pool,
+        question,
+        answer,
+        separator=separator,
+        label_field=label_field,
+        dedupe=dedupe,
+        drop_conflicting=drop_conflicting,
+    )
     rows = {name: source.pool_rows(f"--{name}", given) for name, given in rows.items()}
 
+    counted_with = str(getattr(selector, "tokenizer", None) or getattr(selector, "proxy", "micro"))
+    instruction = unescape(instruction)
+    used = instruction_tokens(instruction, source.pool, counted_with)
+    budget = remaining_tokens(max_tokens, used)
+
     from icl_plugins.cli.progress import shown_progress
-    from icl_plugins.cli.report import selection_report, selection_view
 
     started = perf_counter()
     with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
-        selection = selector.select(source.pool, shots, max_tokens=max_tokens, quotas=limits, **rows)
-    seconds = perf_counter() - started
-    selection.to_prompt(unescape(instruction)).save(out)
-    counted_with = str(selection.config.get("tokenizer") or selection.config["proxy"])
-    report = selection_report(
-        selection, source, tokenizer=counted_with, method=method, seconds=seconds, out=str(out)
-    )
+        selection = selector.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
+    facts = {"method": method, "seconds": perf_counter() - started, "instruction_tokens": used}
+    prompt = _prompt(selection, source, instruction)
+    try:
+        prompt.save(out)
+    except (ArtefactError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
+        write_result(_result(selection, source, prompt, counted_with, as_json, out=None, **facts))
+        raise
+    return _result(selection, source, prompt, counted_with, as_json, out=str(out), **facts)
+
+
+def _prompt(selection: "Selection", source: Source, instruction: str) -> "ManyShotPrompt":
+    """Return the prompt; where rows of the file were removed, it also keeps their numbers there."""
+    prompt = selection.to_prompt(instruction)
+    if len(source.rows) == source.file_size:
+        return prompt
+    rows = [source.rows[index] for index in selection.indices]
+    return replace(prompt, provenance={**prompt.provenance, "rows": rows})
+
+
+def _result(
+    selection: "Selection",
+    source: Source,
+    prompt: "ManyShotPrompt",
+    tokenizer: str,
+    as_json: bool,
+    **facts: object,
+) -> Result:
+    from icl_plugins.cli.report import count_with, selection_report, selection_view
+
+    (total,) = count_with(tokenizer, [prompt.prefix])
+    report = selection_report(selection, source, tokenizer=tokenizer, prompt_tokens=total, **facts)
     return as_json_text(report) if as_json else selection_view(report)
 
 
@@ -87,4 +133,14 @@ def _check_writable(out: Path) -> None:
             f"--out {str(out)!r} cannot be written",
             expected="a file name in a folder that exists and is writable",
             fix="make the folder or choose another path",
+        )
+
+
+def _check_store(store: object) -> None:
+    """Refuse before the work a store that cannot be made."""
+    if store is not None and Path(str(store)).exists() and not Path(str(store)).is_dir():
+        raise StoreError(
+            f"--store {str(store)!r} is a file",
+            expected="a folder, which is made if it is not there",
+            fix="choose another path",
         )

@@ -77,7 +77,7 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
         for position, ((question, answer), row, score, count) in enumerate(
             zip(
                 prompt.demonstrations,
-                made.get("indices", unknown),
+                made.get("rows", made.get("indices", unknown)),
                 made.get("scores", unknown),
                 tokens,
                 strict=True,
