@@ -1,5 +1,6 @@
 """The curriculum: the prefix before training and after each epoch, with its proof of origin."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,10 +10,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, uint8
 
 from icl_plugins.artefacts import atomic_write, canonical_json
-from icl_plugins.errors import ArtefactError
+from icl_plugins.errors import ArtefactError, StaleStoreError
 
 FORMAT = "icl-plugins curriculum 1"
 
@@ -52,7 +53,9 @@ def write_tensors(
 ) -> None:
     """Write tensors and JSON facts into one safetensors file, atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write(path, save(whole, metadata={"format": FORMAT, "facts": canonical_json(facts)}))
+    text = canonical_json(facts)
+    metadata = {"format": FORMAT, "facts": text, "sha256": _sha256(text, whole)}
+    atomic_write(path, save(whole, metadata=metadata))
 
 
 def read_tensors(
@@ -66,7 +69,10 @@ def read_tensors(
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise _damaged(path, f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata["sha256"] != _sha256(metadata["facts"], tensors):
+                raise _damaged(path, "its contents do not match their sha256")
+            tensors = {name: tensors[name] for name in names}
             facts = json.loads(metadata["facts"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from error
@@ -74,6 +80,34 @@ def read_tensors(
     if not isinstance(facts, dict) or any(type(facts.get(name)) is not kind for name, kind in kinds.items()):
         raise _damaged(path, f"its header does not hold {', '.join(kinds)}")
     return tensors, facts
+
+
+def require_origin(
+    path: str | os.PathLike[str],
+    saved: Mapping[str, Mapping[str, object]],
+    wanted: Mapping[str, Mapping[str, object]],
+) -> None:
+    """Raise StaleStoreError naming each part of ``wanted`` that what was saved differs in."""
+    differing = [
+        f"{part}.{name}"
+        for part, expected in wanted.items()
+        for name in expected
+        if saved[part].get(name) != expected[name]
+    ]
+    if differing:
+        raise StaleStoreError(
+            f"{os.fspath(path)!r} holds what another run has tuned: {', '.join(differing)} differ",
+            expected="the same examples, proxy and settings",
+            fix="choose another folder, or remove this one to start afresh",
+        )
+
+
+def _sha256(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _damaged(path: str | os.PathLike[str], why: str) -> ArtefactError:

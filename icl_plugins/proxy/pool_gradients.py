@@ -5,8 +5,7 @@ that was interrupted, and a gradient store. Examples that are added to a pool la
 the curriculum as it is: only their rows are computed.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,14 +14,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
-from icl_plugins.errors import ArtefactError, NonFiniteError, StaleStoreError
+from icl_plugins.artefacts import canonical_json, fingerprint
+from icl_plugins.errors import NonFiniteError
 from icl_plugins.progress import tell_progress
-from icl_plugins.proxy.curriculum import Curriculum
+from icl_plugins.proxy.curriculum import Curriculum, require_origin
+from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.gradients import gradient_batches
 from icl_plugins.proxy.model import OnTooLong, Proxy
-from icl_plugins.proxy.prefix import PrefixTuning, tune_prefix
+from icl_plugins.proxy.origin import CURRICULUM_FILE, GRADIENTS_FOLDER, claim, make_folder, positions
+from icl_plugins.proxy.prefix import Capture, PrefixTuning, tune_prefix
 from icl_plugins.proxy.store import GradientStore, MemoryStore, RowStatus
+from icl_plugins.proxy.tuning_state import examples_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,17 +66,14 @@ def pool_gradients(
 
     mode: "exact", every example at every checkpoint, E+1 blocks (arXiv 2506.04579, step C); "online", E
     blocks, each example at the prefix its own training step of the epoch started from, without a further
-    pass (rows added later: at the prefix the epoch started from). Raises StaleStoreError naming what
+    pass (rows added later: at the prefix the epoch started from; rows lost from the folder: by tuning once
+    more). Raises StaleStoreError naming what
     differs, NonFiniteError naming rows, and what encoding, tuning and the store raise.
     """
-    examples = proxy.encode(pool, on_too_long=on_too_long, prefix_length=tuning.length)
-    skipped = tuple(row for row, example in enumerate(examples) if example is None)
-    blocks = tuning.epochs + (mode == "exact")
-    width = tuning.length * proxy.hidden_size
     tuned_rows: Sequence[str] = pool.row_fingerprints
-    seconds = {}
-    store: GradientStore | MemoryStore = MemoryStore(len(pool), blocks, width)
+    made_from: dict[str, str] = {}
     if folder is not None:
+        make_folder(folder)
         made_from = {
             **proxy.fingerprint,
             "dtype": str(proxy.dtype),
@@ -83,9 +82,17 @@ def pool_gradients(
             "mode": mode,
             "on_too_long": on_too_long,
         }
-        tuned_rows = _origin(folder, made_from, pool.row_fingerprints)
+        tuned_rows = claim(folder, made_from, pool.row_fingerprints)
+    examples = proxy.encode(pool, on_too_long=on_too_long, prefix_length=tuning.length)
+    skipped = tuple(row for row, example in enumerate(examples) if example is None)
+    tuned_at = positions(tuned_rows, pool.row_fingerprints)
+    blocks = tuning.epochs + (mode == "exact")
+    width = tuning.length * proxy.hidden_size
+    seconds = {}
+    store: GradientStore | MemoryStore = MemoryStore(len(pool), blocks, width)
+    if folder is not None:
         store = GradientStore.open(
-            folder / "gradients",
+            folder / GRADIENTS_FOLDER,
             fingerprint={**made_from, "tuned on": fingerprint(*tuned_rows)},
             row_fingerprints=pool.row_fingerprints,
             blocks=blocks,
@@ -97,86 +104,98 @@ def pool_gradients(
         if skipped:
             store.mark_skipped(skipped)
         writer = _Writer(store, len(pool) - len(skipped))
-        curriculum = _curriculum(
-            proxy, pool, tuning, on_too_long, folder, writer if mode == "online" else None
-        )
+
+        def tune(pool: "Pool", capture: Capture | None, directory: Path | None = None) -> Curriculum:
+            return tune_prefix(
+                proxy,
+                pool,
+                **asdict(tuning),
+                on_too_long=on_too_long,
+                capture=capture,
+                directory=directory,
+                progress=tell_progress,
+            )
+
+        if folder is not None and (folder / CURRICULUM_FILE).exists():
+            tuned_examples = [examples[row] for row in tuned_at]
+            curriculum = _load_curriculum(folder / CURRICULUM_FILE, proxy, tuning, tuned_examples)
+        else:
+            curriculum = tune(pool, writer if mode == "online" else None, folder)
+            if folder is not None:
+                curriculum.save(folder / CURRICULUM_FILE)
+        if mode == "online":
+            _replay(lambda capture: tune(pool.subset(tuned_at), capture), tuned_at, store)
         seconds["prefix tuning"] = perf_counter() - started
         started = perf_counter()
-        left = {block: store.missing(block) for block in range(blocks)}
-        done, total = 0, sum(map(len, left.values()))
-        for block, rows in left.items():
-            batches = gradient_batches(proxy, examples, curriculum.checkpoints[block], rows.tolist())
-            try:
-                for batch, values in batches:
-                    writer(block, batch, values)
-                    done += len(batch)
-                    tell_progress("gradients", done, total)
-            finally:
-                writer.flush()
+        _compute_missing(proxy, examples, curriculum, writer, store)
         seconds["gradients"] = perf_counter() - started
         _refuse_non_finite(store)
         features = tuple(store.features(block) for block in range(blocks))
     return PoolGradients(curriculum, features, skipped, len(missing), len(tuned_rows), seconds)
 
 
-def _curriculum(
+def _compute_missing(
     proxy: Proxy,
-    pool: "Pool",
-    tuning: PrefixTuning,
-    on_too_long: OnTooLong,
-    folder: Path | None,
-    capture: "_Writer | None",
+    examples: Sequence[Encoded | None],
+    curriculum: Curriculum,
+    writer: "_Writer",
+    store: GradientStore | MemoryStore,
+) -> None:
+    left = [store.missing(block) for block in range(len(store.status))]
+    done, total = 0, sum(map(len, left))
+    for block, rows in enumerate(left):
+        batches = gradient_batches(proxy, examples, curriculum.checkpoints[block], rows.tolist())
+        try:
+            for batch, values in batches:
+                writer(block, batch, values)
+                done += len(batch)
+                tell_progress("gradients", done, total)
+        finally:
+            writer.flush()
+
+
+def _load_curriculum(
+    path: Path, proxy: Proxy, tuning: PrefixTuning, examples: Sequence[Encoded | None]
 ) -> Curriculum:
-    path = None if folder is None else folder / "curriculum.safetensors"
-    if path is not None and path.exists():
-        return Curriculum.load(path)
-    curriculum = tune_prefix(
-        proxy,
-        pool,
-        **asdict(tuning),
-        on_too_long=on_too_long,
-        capture=capture,
-        directory=folder,
-        progress=tell_progress,
-    )
-    if path is not None:
-        curriculum.save(path)
+    curriculum = Curriculum.load(path)
+    used = [(row, example) for row, example in enumerate(examples) if example is not None]
+    seen = examples_hash([example for _, example in used], [row for row, _ in used])
+    shape = (tuning.epochs + 1, tuning.length, proxy.hidden_size)
+    saved = {
+        "config": curriculum.config,
+        "fingerprint": curriculum.fingerprint,
+        "checkpoints": {"shape": tuple(curriculum.checkpoints.shape)},
+    }
+    wanted = {
+        "config": asdict(tuning),
+        "fingerprint": {**proxy.fingerprint, "examples": seen},
+        "checkpoints": {"shape": shape},
+    }
+    require_origin(path, saved, wanted)
     return curriculum
 
 
-def _origin(folder: Path, made_from: dict[str, str], rows: Sequence[str]) -> Sequence[str]:
-    """Return the rows that the folder's curriculum is tuned on: these, if it is new."""
-    path = folder / "origin.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, canonical_json({"made_from": made_from, "rows": list(rows)}))
-        return rows
+def _replay(
+    tune: Callable[[Capture], Curriculum], tuned_at: Sequence[int], store: GradientStore | MemoryStore
+) -> None:
+    """Tune once more, as the first time, if gradients are lost that only training itself has seen.
+
+    tuned_at: the place in the pool of each row that the curriculum was tuned on.
+    """
+    lost = [set(store.missing(block).tolist()).intersection(tuned_at) for block in range(len(store.status))]
+    if not any(lost):
+        return
+    writer = _Writer(store, len(tuned_at))
+
+    def capture(epoch: int, rows: list[int], values: "Tensor") -> None:
+        wanted = [at for at, row in enumerate(rows) if tuned_at[row] in lost[epoch]]
+        if wanted:
+            writer(epoch, [tuned_at[rows[at]] for at in wanted], values[wanted])
+
     try:
-        origin = json.loads(path.read_text(encoding="utf-8"))
-        stored, tuned_rows = dict(origin["made_from"]), [str(row) for row in origin["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"{str(path)!r} cannot be read: {error}",
-            expected="what an earlier selection with this store wrote",
-            fix="remove the folder to start afresh",
-        ) from error
-    differing = [
-        f"{name} (stored {str(stored.get(name))[:12]}, now {value[:12]})"
-        for name, value in made_from.items()
-        if stored.get(name) != value
-    ]
-    gone = len(set(tuned_rows).difference(rows))
-    if gone:
-        differing.append(f"examples ({gone} of the {len(tuned_rows)} it was tuned on are not in the pool)")
-    elif list(rows) != tuned_rows and not (folder / "curriculum.safetensors").exists():
-        differing.append("examples (its tuning was interrupted, and can only go on with the same ones)")
-    if differing:
-        raise StaleStoreError(
-            f"the store {str(folder)!r} was made from something else: {', '.join(differing)}",
-            expected="the same settings, template and proxy, and the examples it was tuned on in the pool",
-            fix="choose another folder, or remove this one to start afresh",
-        )
-    return tuned_rows
+        tune(capture)
+    finally:
+        writer.flush()
 
 
 class _Writer:
@@ -192,6 +211,8 @@ class _Writer:
         self._values: list[NDArray[np.float32]] = []
 
     def __call__(self, block: int, rows: Sequence[int], values: "Tensor") -> None:
+        if block != self._block:
+            self.flush()
         self._block, self._seen = block, self._seen + len(rows)
         self._rows += rows
         self._values.append(values.flatten(1).numpy())
@@ -211,5 +232,6 @@ def _refuse_non_finite(store: GradientStore | MemoryStore) -> None:
         raise NonFiniteError(
             f"the gradients of {len(bad)} examples are NaN or infinite, rows {bad[:5].tolist()}",
             expected="finite gradients",
-            fix='look at these examples and remove them, or load the proxy with dtype="float32"',
+            fix="look at these examples and remove them, or load the proxy with dtype='float32'; with a "
+            "store, in a new folder",
         )

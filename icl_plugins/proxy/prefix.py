@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 from icl_plugins.progress import Progress, tell_progress
 from icl_plugins.proxy.batching import run_batches
@@ -23,7 +25,7 @@ from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.gradients import example_gradients
 from icl_plugins.proxy.lengths import OnTooLong
 from icl_plugins.proxy.model import Proxy
-from icl_plugins.proxy.tuning_state import TuningState, examples_hash
+from icl_plugins.proxy.tuning_state import STATE_FILE, TuningState, examples_hash
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
@@ -53,12 +55,18 @@ class PrefixTuning:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
-        for name in ("length", "epochs", "batch_size"):
-            _require(_is_count(getattr(self, name), 1), self, name, "a whole number of at least 1")
-        _require(0 < self.learning_rate < math.inf, self, "learning_rate", "a positive number")
-        _require(0 <= self.warmup <= 1, self, "warmup", "a share from 0 to 1")
-        _require(self.schedule in ("constant", "linear"), self, "schedule", '"constant" or "linear"')
-        _require(_is_count(self.seed, 0), self, "seed", "a whole number from 0 to 2**63 - 1")
+        for name, least in (("length", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        for name, expected in (("learning_rate", "a positive number"), ("warmup", "a share from 0 to 1")):
+            object.__setattr__(self, name, _finite(name, getattr(self, name), expected))
+        if self.learning_rate <= 0:
+            raise _refused("learning_rate", self.learning_rate, "a positive number")
+        if not 0 <= self.warmup <= 1:
+            raise _refused("warmup", self.warmup, "a share from 0 to 1")
+        if self.schedule not in ("constant", "linear"):
+            raise _refused("schedule", self.schedule, '"constant" or "linear"')
+        if self.seed >= 2**63:
+            raise _refused("seed", self.seed, "a whole number below 2**63")
 
     @classmethod
     def paper(cls) -> "PrefixTuning":
@@ -105,7 +113,7 @@ def tune_prefix(
     holds the state of another run, SettingError, and what Proxy.encode raises.
     """
     settings = PrefixTuning(length, epochs, batch_size, learning_rate, warmup, schedule, seed)
-    examples = proxy.encode(pool, on_too_long=on_too_long, prefix_length=length)
+    examples = proxy.encode(pool, on_too_long=on_too_long, prefix_length=settings.length)
     rows = [row for row, example in enumerate(examples) if example is not None]
     if not rows:
         raise DataError(
@@ -117,16 +125,16 @@ def tune_prefix(
     run = _Run(proxy, kept, rows, settings, capture, progress)
     fingerprint = {**proxy.fingerprint, "examples": examples_hash(kept, rows)}
     facts = {"config": asdict(settings), "fingerprint": fingerprint}
-    path = None if directory is None else Path(directory) / "prefix-tuning.safetensors"
+    path = None if directory is None else Path(directory) / STATE_FILE
     # Drawn for finished epochs too, so that a resumed run shuffles as an uninterrupted one does.
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(length, proxy.hidden_size, generator=generator) * 0.02
-    orders = [torch.randperm(len(rows), generator=generator).tolist() for _ in range(epochs)]
+    generator = torch.Generator().manual_seed(settings.seed)
+    start = torch.randn(settings.length, proxy.hidden_size, generator=generator) * 0.02
+    orders = [torch.randperm(len(rows), generator=generator).tolist() for _ in range(settings.epochs)]
     state = TuningState.start(start.to(torch.promote_types(proxy.dtype, torch.float32)))
     if path is not None and path.exists():
         state = TuningState.load(path, facts)
     with frozen(proxy.model):
-        for epoch in range(len(state.losses), epochs):
+        for epoch in range(len(state.losses), settings.epochs):
             state = run.epoch(state, epoch, orders[epoch])
             if path is not None:
                 state.save(path, facts)
@@ -190,14 +198,17 @@ def _require_finite(losses: Tensor, gradients: Tensor, rows: list[int], step: in
     raise NonFiniteError(
         f"NaN or infinity in loss or gradient at step {step}, {len(bad)} examples (rows {sorted(bad)[:5]})",
         expected="finite losses and gradients",
-        fix="look at these examples, lower the learning rate, or use float32",
+        fix="look at these examples, lower the learning rate, or use float32; a store in which an epoch was "
+        "finished then needs a new folder",
     )
 
 
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
+def _finite(name: str, value: object, expected: str) -> float:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):  # type: ignore[arg-type]
+        raise _refused(name, value, expected)
+    return float(value)  # type: ignore[arg-type]
 
 
-def _require(condition: bool, settings: PrefixTuning, name: str, expected: str) -> None:
-    if not condition:
-        raise SettingError(f"got {name}={getattr(settings, name)!r}", expected=expected, fix=f"change {name}")
+def _refused(name: str, value: object, expected: str) -> SettingError:
+    return SettingError(f"{name}={value!r}", expected=expected, fix=f"change {name}")

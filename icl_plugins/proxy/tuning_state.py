@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icl_plugins.errors import StaleStoreError
-from icl_plugins.proxy.curriculum import read_tensors, write_tensors
+from icl_plugins.proxy.curriculum import read_tensors, require_origin, write_tensors
 from icl_plugins.proxy.encoding import Encoded
 
 Facts = Mapping[str, Mapping[str, Any]]
+
+STATE_FILE = "prefix-tuning.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,7 @@ class TuningState:
     def load(cls, path: Path, facts: Facts) -> "TuningState":
         """Read a saved state; raises StaleStoreError naming what it was made from that differs from facts."""
         tensors, saved = read_tensors(path, ("checkpoints", "mean", "square"))
-        differing = [
-            f"{part}.{name}"
-            for part, expected in facts.items()
-            for name in expected
-            if saved[part].get(name) != expected[name]
-        ]
-        if differing:
-            raise StaleStoreError(
-                f"{str(path)!r} holds the state of another run: {', '.join(differing)} differ",
-                expected="the same examples, proxy and settings",
-                fix="choose another directory, or remove the file to start afresh",
-            )
+        require_origin(path, saved, facts)
         return cls(**tensors, losses=tuple(saved["losses"]))
 
 

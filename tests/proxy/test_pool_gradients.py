@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icl_plugins import Pool, Template
-from icl_plugins.errors import ArtefactError, CorruptStoreError, NonFiniteError, StaleStoreError
+from icl_plugins.errors import ArtefactError, CorruptStoreError, NonFiniteError, StaleStoreError, StoreError
 from icl_plugins.progress import progress_to
 from icl_plugins.proxy import pool_gradients as module
 from icl_plugins.proxy.gradients import per_example_gradients
@@ -83,14 +83,21 @@ def test_a_folder_changes_nothing_and_is_reused(proxy, tmp_path, mode):
             np.testing.assert_array_equal(block, expected)
 
 
-@pytest.mark.parametrize("mode", ["exact", "online"])
-@pytest.mark.parametrize(("stage", "count"), [("prefix tuning", 2), ("prefix tuning", 8), ("gradients", 10)])
+@pytest.mark.parametrize(
+    ("mode", "stage", "count"),
+    [
+        ("exact", "prefix tuning", 2),
+        ("exact", "prefix tuning", 8),
+        ("exact", "gradients", 10),
+        ("online", "prefix tuning", 2),
+        ("online", "prefix tuning", 8),
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_same_end(proxy, tmp_path, monkeypatch, mode, stage, count):
     monkeypatch.setattr(module, "_BUFFERED_ROWS", 3)
     expected = compute(proxy, mode=mode)
-    if mode == "exact" or stage == "prefix tuning":
-        with pytest.raises(Interrupt), progress_to(interrupt_at(stage, count)):
-            compute(proxy, mode=mode, folder=tmp_path)
+    with pytest.raises(Interrupt), progress_to(interrupt_at(stage, count)):
+        compute(proxy, mode=mode, folder=tmp_path)
     found = compute(proxy, mode=mode, folder=tmp_path)
     for block, values in zip(found.blocks, expected.blocks, strict=True):
         np.testing.assert_allclose(block, values, rtol=1e-5, atol=1e-7)
@@ -188,3 +195,77 @@ def test_a_gradient_that_is_not_finite_is_refused_by_row(proxy, monkeypatch):
     monkeypatch.setattr(module, "gradient_batches", poisoned)
     with pytest.raises(NonFiniteError, match=r"1 examples .* \[7\]"):
         compute(proxy)
+
+
+TWINS = make_pool([0, 1, 2, 0, 3, 4, 5, 6, 7, 8])
+
+
+@pytest.mark.parametrize("mode", ["exact", "online"])
+@pytest.mark.parametrize(
+    "seen", [TWINS, make_pool([20, 8, 0, 7, 6, 5, 4, 21, 3, 2, 1, 0])], ids=["same", "grown"]
+)
+def test_a_lost_shard_comes_back_with_the_numbers_it_had(proxy, tmp_path, mode, seen):
+    """Also of an example that is twice in the pool, each time at its own step of training."""
+    fast = replace(TUNING, learning_rate=0.05)
+    compute(proxy, TWINS, fast, mode, folder=tmp_path)
+    before = compute(proxy, seen, fast, mode, folder=tmp_path)
+    kept = [np.array(block) for block in before.blocks]
+    for shard in (tmp_path / "gradients").glob("shard-*-0001.bin"):
+        shard.unlink()
+    after = compute(proxy, seen, fast, mode, folder=tmp_path)
+    assert after.computed == len(seen)
+    for block, expected in zip(after.blocks, kept, strict=True):
+        np.testing.assert_allclose(block, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shard_lost_before_tuning_was_over_comes_back_too(proxy, tmp_path):
+    fast = replace(TUNING, learning_rate=0.05)
+    with pytest.raises(Interrupt), progress_to(interrupt_at("prefix tuning", 8)):
+        compute(proxy, tuning=fast, mode="online", folder=tmp_path)
+    next((tmp_path / "gradients").glob("shard-*-0000.bin")).unlink()
+    found = compute(proxy, tuning=fast, mode="online", folder=tmp_path)
+    expected = compute(proxy, tuning=fast, mode="online").blocks
+    np.testing.assert_allclose(found.blocks[0], expected[0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_curriculum_from_elsewhere_is_refused_by_name(proxy, tmp_path):
+    compute(proxy, folder=tmp_path)
+    for other, named in ((replace(TUNING, seed=1), r"config\.seed"), (replace(TUNING, epochs=2), "shape")):
+        tune_prefix(proxy, POOL, **vars(other)).save(tmp_path / "curriculum.safetensors")
+        with pytest.raises(StaleStoreError, match=named):
+            compute(proxy, folder=tmp_path)
+    tune_prefix(proxy, make_pool(range(1, 11)), **vars(TUNING)).save(tmp_path / "curriculum.safetensors")
+    with pytest.raises(StaleStoreError, match=r"fingerprint\.examples"):
+        compute(proxy, folder=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside"])
+def test_a_folder_that_cannot_be_is_refused_before_any_work(proxy, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(type(proxy), "encode", lambda *_, **__: pytest.fail("the proxy has worked"))
+    with pytest.raises(StoreError, match="cannot use"):
+        compute(proxy, folder=tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", ["exact", "online"])
+def test_a_run_without_a_finished_epoch_leaves_the_folder_free(proxy, tmp_path, mode):
+    """As after a run that diverged: with a lower rate, or without the example that it names."""
+    slower, fewer = replace(TUNING, learning_rate=1e-4, epochs=2), make_pool(range(9))
+    for _ in range(2):
+        with pytest.raises(Interrupt), progress_to(interrupt_at("prefix tuning", 2)):
+            compute(proxy, mode=mode, folder=tmp_path)
+    found = compute(proxy, fewer, slower, mode, folder=tmp_path)
+    for block, expected in zip(found.blocks, compute(proxy, fewer, slower, mode).blocks, strict=True):
+        np.testing.assert_array_equal(block, expected)
+
+
+def test_a_finished_epoch_or_a_stored_gradient_keeps_the_folder(proxy, tmp_path, monkeypatch):
+    with pytest.raises(Interrupt), progress_to(interrupt_at("prefix tuning", 4)):
+        compute(proxy, folder=tmp_path / "epoch")
+    monkeypatch.setattr(module, "_BUFFERED_ROWS", 1)
+    with pytest.raises(Interrupt), progress_to(interrupt_at("prefix tuning", 2)):
+        compute(proxy, mode="online", folder=tmp_path / "rows")
+    for name, mode in (("epoch", "exact"), ("rows", "online")):
+        with pytest.raises(StaleStoreError, match="learning_rate"):
+            compute(proxy, tuning=replace(TUNING, learning_rate=1e-4), mode=mode, folder=tmp_path / name)

@@ -1,11 +1,14 @@
 """Prefix tuning is AdamW on the mean loss, repeatable, resumable, and gives its gradients away for free."""
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import (
     ArtefactError,
     DataError,
@@ -234,15 +237,24 @@ def test_nothing_to_tune_on_is_refused(proxy):
         {"batch_size": -1},
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
+        {"learning_rate": "fast"},
         {"warmup": 1.5},
         {"schedule": "cosine"},
         {"seed": -1},
+        {"seed": 2**63},
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):
         PrefixTuning(**settings)
+
+
+def test_settings_may_be_numpy_numbers():
+    numpy = PrefixTuning(
+        np.int64(1), np.int32(2), np.uint8(3), np.float32(0.5), np.int64(0), seed=np.int64(4)
+    )
+    assert canonical_json(asdict(numpy)) == canonical_json(asdict(PrefixTuning(1, 2, 3, 0.5, 0.0, seed=4)))
 
 
 def test_the_paper_preset():
@@ -296,3 +308,22 @@ def test_what_is_no_curriculum_is_refused(proxy, make_pairs, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtefactError):
         Curriculum.load(path)
+
+
+def test_a_flipped_bit_in_a_curriculum_is_never_read(proxy, make_pairs, tmp_path):
+    """Wherever it is: the file is refused, or (in the header's padding) says just what it said."""
+    path = tmp_path / "curriculum.safetensors"
+    whole = tune_prefix(proxy, make_pairs(), length=1, epochs=1)
+    whole.save(path)
+    data = path.read_bytes()
+    refused = 0
+    for at in range(0, len(data), 3):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        try:
+            found = Curriculum.load(path)
+        except ArtefactError:
+            refused += 1
+        else:
+            assert torch.equal(found.checkpoints, whole.checkpoints)
+            assert (found.losses, found.config) == (whole.losses, whole.config)
+    assert refused > 0.95 * len(data) / 3

@@ -69,6 +69,27 @@ class GradientStore:
                 store._begin_writing()
         return store
 
+    @staticmethod
+    def remove_if_empty(path: str | Path) -> bool:
+        """Remove a store that holds no row; return whether there is none at the path on return.
+
+        Raises StoreLockedError while another process writes to it, CorruptStoreError and StoreError.
+        """
+        folder = Path(path)
+        with disk_errors(folder):
+            if Manifest.read(folder) is None:
+                return True
+            lock = WriterLock(folder / "writer.lock")
+            try:
+                manifest = Manifest.read(folder)
+                if manifest is not None:
+                    if any(block.status.any() for block in open_blocks(folder, manifest)):
+                        return False
+                    manifest.remove(folder)
+            finally:
+                lock.release()
+        return True
+
     @property
     def status(self) -> NDArray[np.uint8]:
         """The RowStatus of every row at every block, (blocks, N)."""

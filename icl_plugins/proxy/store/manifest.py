@@ -93,6 +93,13 @@ class Manifest:
         except ArtefactError as error:
             raise StoreError(error.got, expected=error.expected, fix=error.fix) from error
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove shards, then the manifest: shards without one would be taken for damage."""
+        for shard in folder.glob("shard-*"):
+            shard.unlink()
+        (folder / _FILE).unlink()
+
     def names(self) -> list[str]:
         """Return the row fingerprints in the order of the slots, one for each even if some are damaged."""
         return [self.rows[start : start + _DIGITS] for start in range(0, len(self.rows), _DIGITS + 1)]
