@@ -23,7 +23,7 @@ class Checkpoint:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def load_checkpoint(name: str, device: str, dtype: str, revision: str | None) -> Checkpoint:
+def load_checkpoint(name: str | Path, device: str, dtype: str, revision: str | None) -> Checkpoint:
     """Load ``name`` ("micro", a folder, or a Hugging Face id); the cheapest checks come first.
 
     Raises SettingError for a device or dtype that cannot be had, ProxyError for everything that is wrong with
@@ -36,11 +36,11 @@ def load_checkpoint(name: str, device: str, dtype: str, revision: str | None) ->
 
     loader: Any = AutoModelForCausalLM
     options = {"trust_remote_code": False, "revision": revision or "main"}
-    with _explained(name, "its config.json"):
+    with _explained(str(name), "its config.json"):
         config = AutoConfig.from_pretrained(source, **options)
-    _check_kind(name, config)
+    _check_kind(str(name), config)
     tokenizer = load_tokenizer(name, revision)
-    with _explained(name, "its weights"), _progress_bar(shown=not Path(source).is_dir()):
+    with _explained(str(name), "its weights"), _progress_bar(shown=not Path(source).is_dir()):
         model, info = loader.from_pretrained(
             source,
             config=config,
@@ -63,7 +63,7 @@ def load_checkpoint(name: str, device: str, dtype: str, revision: str | None) ->
     return Checkpoint(model.to(chosen_device).eval(), tokenizer, reasons)
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     """Load the tokenizer of "micro", a folder, or a Hugging Face id, without any weights.
 
     Raises ProxyError when there is none.
@@ -71,7 +71,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     source = _source(name, revision, weights=False)
     from transformers import AutoTokenizer
 
-    with _explained(name, "its tokenizer"):
+    with _explained(str(name), "its tokenizer"):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
 
 
@@ -112,8 +112,15 @@ def choose_dtype(dtype: str, device: Any) -> tuple[Any, str]:
     return torch.float32, f"exact on {device.type}, where half precision is slow or overflows"
 
 
-def _source(name: str, revision: str | None, *, weights: bool = True) -> str:
+def _source(name: str | Path, revision: str | None, *, weights: bool = True) -> str:
     """Return what transformers is to be asked for, after checking a folder's files."""
+    if not (isinstance(name, str | Path) and str(name)):
+        raise ProxyError(
+            f"got {name!r} as a proxy",
+            expected='"micro", a folder of a saved model, or a Hugging Face id',
+            fix="pass one of them",
+        )
+    name = str(name)
     if name == "micro":
         _check_folder(MICRO, "the shipped proxy 'micro'", weights)
         return str(MICRO)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -51,7 +52,7 @@ class Proxy:
     @classmethod
     def load(
         cls,
-        name_or_path: str = "micro",
+        name_or_path: str | Path = "micro",
         device: str = "auto",
         dtype: str = "auto",
         revision: str | None = None,
@@ -62,7 +63,7 @@ class Proxy:
         be had.
         """
         loaded = load_checkpoint(name_or_path, device, dtype, revision)
-        return cls(loaded.model, loaded.tokenizer, name_or_path, loaded.reasons)
+        return cls(loaded.model, loaded.tokenizer, str(name_or_path), loaded.reasons)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any, name: str = "custom") -> "Proxy":

@@ -61,8 +61,12 @@ def load_proxy(proxy: "str | Proxy") -> "Proxy":
 
 
 def settings(selector: Any) -> dict[str, object]:
-    """Return the class and fields of a selector in JSON's types; a loaded proxy is its name."""
-    values = {field.name: _as_json(getattr(selector, field.name)) for field in fields(selector)}
+    """Return the class and fields of a selector in JSON's types; a loaded proxy is its name.
+
+    Where gradients are kept changes nothing that is chosen, so `store` is not among them.
+    """
+    names = [field.name for field in fields(selector) if field.name != "store"]
+    values = {name: _as_json(getattr(selector, name)) for name in names}
     return {"selector": type(selector).__name__, **values}
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from icl_plugins.errors import ProxyError
-
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
@@ -19,20 +17,7 @@ def token_counter(tokenizer: "str | Proxy") -> Counter:
     """
     if not isinstance(tokenizer, str):
         return tokenizer.count_tokens
-    from transformers import AutoTokenizer
-
     from icl_plugins.proxy.encoding import TextEncoder
-    from icl_plugins.proxy.loading import MICRO
+    from icl_plugins.proxy.loading import load_tokenizer
 
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            str(MICRO) if tokenizer == "micro" else tokenizer, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ProxyError(
-            f"tokenizer={tokenizer!r} could not be loaded: {str(error).strip().splitlines()[0]}",
-            expected='"micro", a folder with tokenizer.json, or a Hugging Face id',
-            fix="check the name; without network, name a local folder",
-        ) from error
-    encoder = TextEncoder(loaded)
-    return lambda texts: [len(ids) for ids, _ in encoder.tokenize(texts, add_special_tokens=False)]
+    return TextEncoder(load_tokenizer(tokenizer)).count

@@ -14,10 +14,18 @@ from icl_plugins.algorithms.features import Features
 from icl_plugins.algorithms.matching import Match, match
 from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.algorithms.scaling import SCALINGS, scale_blocks
+from icl_plugins.errors import SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
-from icl_plugins.selectors._settings import about, check_choice, check_real, check_seed, load_proxy
+from icl_plugins.selectors._settings import (
+    about,
+    check_choice,
+    check_models,
+    check_real,
+    check_seed,
+    load_proxy,
+)
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -61,11 +69,14 @@ class GradientMatching:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_models(self)
+        if not (self.store is None or (isinstance(self.store, str | Path) and str(self.store))):
+            raise SettingError(f"store={self.store!r}", expected="a folder, or None", fix="name a folder")
         for name in ("prefix_length", "epochs", "batch_size"):
             whole_number(name, getattr(self, name), 1)
         whole_number("swaps", self.swaps, 0)
-        check_real("learning_rate", self.learning_rate, at_least=0.0)
-        check_real("warmup", self.warmup, at_least=0.0, at_most=1.0)
+        check_real("learning_rate", self.learning_rate, positive=True)
+        check_real("warmup", self.warmup, at_most=1.0)
         check_choice("mode", self.mode, ("exact", "online"))
         check_choice("scaling", self.scaling, SCALINGS)
         check_choice("schedule", self.schedule, ("constant", "linear"))
@@ -95,7 +106,10 @@ class GradientMatching:
         request = request.without(gradients.skipped, "too long for the proxy")
         usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
         started = perf_counter()
-        features = scale_blocks(Features.of(gradients.blocks).take(usable), self.scaling)
+        features = Features.of(gradients.blocks)
+        if gradients.skipped:  # reading chosen rows only means copying them
+            features = features.take(usable)
+        features = scale_blocks(features, self.scaling)
         found = request.choose(
             lambda constraints: match(features, swaps=self.swaps, constraints=_among(constraints, usable)),
             lambda found: usable[found.indices].tolist(),

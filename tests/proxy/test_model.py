@@ -318,3 +318,17 @@ def test_the_fingerprint_tells_weights_config_and_tokenizer_apart(
         Proxy.from_model(make_model(vocab_size=331), own_tokenizer).fingerprint["tokenizer"]
         != same["tokenizer"]
     )
+
+
+@pytest.mark.parametrize("name", [None, 3, "", b"micro"])
+def test_what_is_no_name_is_refused_as_a_proxy(name):
+    with pytest.raises(ProxyError, match="as a proxy"):
+        Proxy.load(name)
+
+
+def test_a_folder_may_be_given_as_a_path(make_model, tokenizer, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert Proxy.load(tmp_path).name == str(tmp_path)
+    with pytest.raises(ProxyError, match="no folder"):
+        Proxy.load(tmp_path / "nonesuch")
