@@ -10,8 +10,7 @@ from icl_plugins.errors import DataError, NonFiniteError
 
 def as_features(block: Any) -> np.ndarray:
     """Return a block as a plain array, not copied if on this device; DataError if it cannot be one."""
-    if type(block).__module__.partition(".")[0] == "torch" and hasattr(block, "detach"):
-        block = _from_tensor(block)
+    block = from_tensor(block)
     if not isinstance(block, np.ndarray) or isinstance(block, np.ma.MaskedArray):
         raise DataError(
             f"features of type {type(block).__name__}",
@@ -27,7 +26,10 @@ def as_features(block: Any) -> np.ndarray:
     return block.view(np.ndarray)
 
 
-def _from_tensor(tensor: Any) -> Any:
+def from_tensor(tensor: Any) -> Any:
+    """Return a torch tensor as an array, gradients left behind; anything else as it is."""
+    if type(tensor).__module__.partition(".")[0] != "torch" or not hasattr(tensor, "detach"):
+        return tensor
     if tensor.is_meta or tensor.layout != _torch().strided:
         return tensor
     tensor = tensor.detach().cpu()
@@ -73,5 +75,5 @@ def refuse_non_finite(values: np.ndarray) -> None:
         raise NonFiniteError(
             f"NaN or infinity in {bad.size} of {len(values)} rows, the first ones {bad[:10].tolist()}",
             expected="finite features",
-            fix="exclude these rows, or compute and store them in float32",
+            fix="remove these rows from the features (excluded ones stay in the mean), or use float32",
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_plugins.algorithms.arrays import refuse_non_finite
+from icl_plugins.algorithms.arrays import from_tensor, refuse_non_finite
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints, Feasible, resolve
 from icl_plugins.algorithms.features import Features, gram_matrix
@@ -29,7 +29,8 @@ class Match:
     indices: (n,) int64, distinct rows. trace: (n,) float64, J of the first t rows for t = 1..n. scores: (n,)
     float64, how much J rises when this row alone is taken away (higher = better; below 0 when J would fall;
     0 for n = 1). swaps: accepted swaps. converged: no single swap lowers J further (False when the limit was
-    reached first, or swaps=0). random_objective: root of the mean of J^2 over random sets of n rows.
+    reached first, or swaps=0). random_objective: root of the mean of J^2 over random sets of n rows. spread:
+    the same for n = 1; without a target, sets of n of N rows have spread * sqrt((N - n) / (n (N - 1))).
     """
 
     indices: np.ndarray
@@ -38,6 +39,7 @@ class Match:
     swaps: int
     converged: bool
     random_objective: float
+    spread: float
 
 
 def match(
@@ -115,7 +117,7 @@ def centered_gram(blocks: Any, *, target: Any = None) -> np.ndarray:
     """
     single = isinstance(blocks, Features) or hasattr(blocks, "ndim")
     parts = [Features.of(blocks)] if single else (Features.of([block]) for block in blocks)
-    goal = None if target is None else np.asarray(target)
+    goal = None if target is None else _as_vector(target)
     gram, start = np.zeros((0, 0)), 0
     for part in parts:
         part.largest()
@@ -160,8 +162,19 @@ def _checked(
     return constraints
 
 
+def _as_vector(target: Any) -> np.ndarray:
+    try:
+        return np.asarray(from_tensor(target), dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"a target of type {type(target).__name__}",
+            expected="numbers (d,): an array or a dense tensor",
+            fix="convert it with numpy.asarray",
+        ) from error
+
+
 def _as_target(target: Any, width: int) -> np.ndarray:
-    goal = np.asarray(target, dtype=np.float64)
+    goal = _as_vector(target)
     if goal.shape != (width,):
         raise DataError(
             f"a target of shape {goal.shape} for features of width {width}",
@@ -197,6 +210,7 @@ def _match(
         accepted,
         converged,
         unit * _random_objective(kernel.squared_norms, shots, offset),
+        unit * _random_objective(kernel.squared_norms, 1, offset),
     )
 
 

@@ -164,6 +164,8 @@ def test_other_objects_are_refused(features):
         (SettingError, "shots=3", {"shots": 3, "constraints": resolve(5, None, 2)}),
         (DataError, r"target of shape \(3,\)", {"shots": 2, "target": np.zeros(3)}),
         (NonFiniteError, "target", {"shots": 2, "target": np.array([0, np.nan])}),
+        (DataError, "target of type list", {"shots": 2, "target": ["a", "b"]}),
+        (DataError, "target of type Tensor", {"shots": 2, "target": torch.zeros(2, device="meta")}),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -193,3 +195,21 @@ def test_blocks_of_unequal_rows_and_targets_of_other_widths_are_refused():
     for width in (3, 5):
         with pytest.raises(DataError, match="target"):
             centered_gram([np.ones((4, 2)), np.ones((4, 2))], target=np.zeros(width))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_target_may_be_a_tensor_that_requires_a_gradient(dtype):
+    features = heavy_tailed(20, 4)
+    tensor = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=dtype, requires_grad=True)
+    expected = match(features, 3, target=tensor.detach().float().numpy())
+    assert match(features, 3, target=tensor).trace.tolist() == expected.trace.tolist()
+    gram = centered_gram(features, target=tensor)
+    np.testing.assert_array_equal(gram, centered_gram(features, target=tensor.detach().float().numpy()))
+
+
+def test_rows_that_are_not_finite_are_to_be_removed_not_excluded():
+    """Excluded rows stay in the mean, so excluding them could not help."""
+    features = np.ones((5, 2))
+    features[3, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="remove these rows"):
+        match(features, constraints=resolve(5, None, 2, exclude=[3]))
