@@ -16,7 +16,17 @@ from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.values import row_numbers
 
 # details that are as true of the first k shots as of all of them
-_HOLD_FOR_HEAD = ("objective_name", "device", "dtype", "reasons", "seconds", "skipped", "fingerprints")
+_HOLD_FOR_HEAD = (
+    "objective_name",
+    "device",
+    "dtype",
+    "reasons",
+    "seconds",
+    "skipped",
+    "fingerprints",
+    "proxy",
+)
+_SPREAD = ("random_spread", "random_rows")
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,12 @@ class Selection:
     ``details``: what else is to be reported; these keys have a meaning here:
 
     * ``objective_name``; ``random_objective``: that of a random set of n, root mean square in closed form;
+    * ``random_spread``, ``random_rows``: that of one row, and the number N of rows, where that of k rows is
+      spread * sqrt((N - k) / (k (N - 1))), as it is for the distance of a mean from the mean of all N;
     * ``tokens``: of all demonstrations joined, a separator after each;
     * ``skipped``: reason -> rows left out of the candidates;
     * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
+    * ``proxy``: its name as given, where config has the last part of a folder only;
     * ``device``, ``dtype``, ``reasons``, ``seconds``.
 
     Config and details are copied as JSON would hold them. Raises SettingError for indices that repeat or are
@@ -81,16 +94,21 @@ class Selection:
     def head(self, k: int) -> "Selection":
         """Return the selection of the first k shots; raises SettingError unless 1 <= k <= shots.
 
-        Details that no longer hold (tokens, the random baseline, convergence, ...) are dropped.
+        Scores refer to the selection they come from, and so do the settings in config, but for ``shots``,
+        which is k; ``head_of`` is the number of shots of that selection. Details that no longer hold (tokens,
+        convergence, ...) are dropped, the random baseline too unless ``random_spread`` gives that of k.
         """
         if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= len(self):
             raise SettingError(f"k={k!r}", expected=f"a whole number from 1 to {len(self)}", fix="pass one")
         k = operator.index(k)
         if k == len(self):
             return self
-        details = {key: self.details[key] for key in _HOLD_FOR_HEAD if key in self.details}
+        config = {"head_of": len(self), **self.config, "shots": k}
+        details = {key: self.details[key] for key in (*_HOLD_FOR_HEAD, *_SPREAD) if key in self.details}
+        if all(key in details for key in _SPREAD):
+            details["random_objective"] = _random_objective(details, k)
         kept = {name: getattr(self, name)[:k] for name in ("indices", "scores", "objective")}
-        return replace(self, **kept, details=details)
+        return replace(self, **kept, config=config, details=details)
 
     def to_prompt(self, instruction: str = "") -> ManyShotPrompt:
         """Return the frozen prompt of these demonstrations, in this order.
@@ -110,6 +128,7 @@ class Selection:
                 "indices": self.indices,
                 "scores": self.scores,
                 "config": self.config,
+                "fingerprints": _mapping(self.details.get("fingerprints")),
                 "left_out_fields": left_out,
             },
         )
@@ -234,6 +253,11 @@ def _as_json(name: str, values: Mapping[str, object]) -> dict[str, object]:
     except DataError as error:
         raise SettingError(f"{name}: {error.got}", expected=error.expected, fix=error.fix) from error
     return copy
+
+
+def _random_objective(details: Mapping[str, Any], k: int) -> float:
+    spread, rows = (details[key] for key in _SPREAD)
+    return float(spread * math.sqrt((rows - k) / (k * (rows - 1))))
 
 
 def _mapping(value: object) -> Mapping[str, object]:

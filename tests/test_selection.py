@@ -93,12 +93,25 @@ def test_heads_are_nested_and_forget_what_no_longer_holds():
     head = selection.head(2)
     assert (head.indices, head.scores, head.objective) == ((4, 0), (3.0, 2.0), (1.0, 0.5))
     assert set(head.details) == {"objective_name", "device", "skipped", "fingerprints"}
+    assert head.config == {"seed": 0, "shots": 2, "head_of": 3} and selection.config == {"seed": 0}
     assert head.report()["tokens"] is None
     assert head.report()["objective"] == {"name": "distance", "first": 1.0, "final": 0.5, "random": None}
     assert head.head(1) == selection.head(1)
     assert selection.head(3) == selection
     assert selection.head(np.int64(2)) == head
     assert make(objective=()).head(2).objective == ()
+
+
+def test_a_head_of_all_rows_has_the_random_objective_of_its_own_length():
+    """For rows 0 to 8 by hand: a single one is 20/3 from their mean in the mean square, all nine 0."""
+    spread = math.sqrt(20 / 3)
+    details = {"random_objective": 0.0, "random_spread": spread, "random_rows": 9}
+    selection = make(tuple(range(9)), details=details)
+    values = np.arange(9.0)
+    pairs = [(values[[i, j]].mean() - 4) ** 2 for i in range(9) for j in range(i)]
+    assert selection.head(1).report()["objective"]["random"] == pytest.approx(spread)
+    assert selection.head(2).report()["objective"]["random"] == pytest.approx(math.sqrt(np.mean(pairs)))
+    assert selection.head(5).head(2) == selection.head(2)
 
 
 @pytest.mark.parametrize("k", [0, 4, -1, True, 2.0, None, "2"])
@@ -144,8 +157,9 @@ def test_a_prompt_shows_each_demonstration_with_the_bytes_that_the_proxy_saw(tmp
     assert prompt.examples == selection.examples
     assert prompt.provenance["selection"] == selection.fingerprint
     assert prompt.provenance["indices"] == [4, 0, 2]
+    assert prompt.provenance["fingerprints"] == {"weights": "w"}
     for name in ("one.json", "two.json"):
-        make(details={"seconds": len(name)}).to_prompt("Name it.").save(tmp_path / name)
+        make(details={**DETAILS, "seconds": len(name)}).to_prompt("Name it.").save(tmp_path / name)
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     assert ManyShotPrompt.load(tmp_path / "one.json") == prompt
 

@@ -1,8 +1,10 @@
 """Hyper-parameters of selectors: checked when they are made, and as JSON in the config of a selection."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,21 +65,33 @@ def load_proxy(proxy: "str | Proxy") -> "Proxy":
 def settings(selector: Any) -> dict[str, object]:
     """Return the class and fields of a selector in JSON's types; a loaded proxy is its name.
 
-    Where gradients are kept changes nothing that is chosen, so `store` is not among them.
+    Where things lie on this machine changes nothing that is chosen: `store` is left out, and of the folder of
+    a model the last part is kept (`about` has the whole and the fingerprints).
     """
     names = [field.name for field in fields(selector) if field.name != "store"]
     values = {name: _as_json(getattr(selector, name)) for name in names}
-    return {"selector": type(selector).__name__, **values}
+    models: dict[str, object] = {
+        name: _without_folder(values[name]) for name in ("proxy", "tokenizer") if name in values
+    }
+    return {"selector": type(selector).__name__, **values, **models}
 
 
 def about(proxy: "Proxy") -> dict[str, object]:
-    """Return what the details of a selection say of the proxy: fingerprints, device, dtype and reasons."""
+    """Return what the details of a selection say of the proxy: name, fingerprints, device, dtype, reasons."""
     return {
+        "proxy": proxy.name,
         "fingerprints": proxy.fingerprint,
         "device": str(proxy.device),
         "dtype": str(proxy.dtype).removeprefix("torch."),
         "reasons": proxy.reasons,
     }
+
+
+def _without_folder(name: object) -> object:
+    if not isinstance(name, str) or name == "micro":
+        return name
+    path = Path(name).expanduser()
+    return os.path.basename(os.path.abspath(path)) if path.is_absolute() or path.is_dir() else name
 
 
 def _as_json(value: Any) -> object:

@@ -53,8 +53,8 @@ class GradientMatching:
     """
 
     proxy: "str | Proxy" = "micro"
-    mode: Literal["exact", "online"] = "online"
-    scaling: Literal["none", "checkpoint", "example"] = "example"
+    mode: Literal["exact", "online"] = "exact"
+    scaling: Literal["none", "checkpoint", "example"] = "none"
     swaps: int = 32
     prefix_length: int = 4
     epochs: int = 10
@@ -115,7 +115,7 @@ class GradientMatching:
             lambda found: usable[found.indices].tolist(),
         )
         seconds = {**gradients.seconds, "matching": perf_counter() - started}
-        details = {**about(proxy), **_told(gradients, found, seconds)}
+        details = {**about(proxy), **_told(gradients, found, len(usable), seconds)}
         indices: Sequence[int] = usable[found.indices].tolist()
         return request.selection(self, indices, found.scores, objective=found.trace, details=details)
 
@@ -150,10 +150,14 @@ def _among(constraints: Constraints, usable: np.ndarray) -> Constraints:
     )
 
 
-def _told(gradients: "PoolGradients", found: Match, seconds: dict[str, float]) -> dict[str, object]:
+def _told(
+    gradients: "PoolGradients", found: Match, rows: int, seconds: dict[str, float]
+) -> dict[str, object]:
     return {
         "objective_name": "distance of mean gradients",
         "random_objective": found.random_objective,
+        "random_spread": found.spread,
+        "random_rows": rows,
         "swaps": found.swaps,
         "converged": found.converged,
         "curriculum_losses": list(gradients.curriculum.losses),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from icl_plugins import BM25, BestOfN, KMeans, LatentBayesian, Pool, Random, Selection, Similarity
 from icl_plugins.errors import BudgetError, IclError, SettingError
 from icl_plugins.selection import Selector
+from icl_plugins.selectors._settings import settings
 
 WITHOUT_PROXY = (Random, BM25)
 WITH_PROXY = (KMeans, Similarity, LatentBayesian, BestOfN)
@@ -175,6 +177,26 @@ def test_a_selection_says_how_it_was_made_and_becomes_a_prompt(kind, selector, p
         assert report["config"]["proxy"] == "reader"
         assert set(report["fingerprints"]) >= {"weights", "tokenizer"}
     assert len(selection.to_prompt("Name the intent.").demonstrations) == 2
+
+
+def test_the_place_of_a_model_on_this_machine_is_not_in_the_prompt(
+    kind, pool, reader, tokenizer_folder, tmp_path, monkeypatch
+):
+    from icl_plugins import Proxy
+
+    prompts = []
+    for place in ("one", "two"):
+        folder = shutil.copytree(tokenizer_folder, tmp_path / place / "tokens")
+        model = Proxy.from_model(reader.model, reader.tokenizer, name=str(tmp_path / place / "reader"))
+        selection = make(kind, str(folder), model).select(pool, 3, max_tokens=200)
+        selection.to_prompt().save(tmp_path / f"{place}.json")
+        prompts.append((tmp_path / f"{place}.json").read_bytes())
+        if kind in WITH_PROXY:
+            assert selection.details["proxy"] == model.name and selection.config["proxy"] == "reader"
+    assert prompts[0] == prompts[1] and str(tmp_path).encode() not in prompts[0]
+    monkeypatch.chdir(tmp_path / "one")
+    assert settings(Random(tokenizer="tokens/"))["tokenizer"] == "tokens"
+    assert settings(Random(tokenizer="someone/model"))["tokenizer"] == "someone/model"
 
 
 def test_a_pool_of_one(kind, selector, pool):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from icl_plugins import GradientMatching, Pool
+from icl_plugins.algorithms.features import Features
 from icl_plugins.errors import SettingError, TooLongError
 from icl_plugins.proxy.gradients import per_example_gradients
 from icl_plugins.proxy.prefix import tune_prefix
@@ -74,7 +75,11 @@ def test_without_swaps_every_head_is_a_selection(make, pool):
     selector = make(swaps=0)
     whole = selector.select(pool, 12)
     for shots in (1, 4, 11):
-        assert whole.head(shots).indices == selector.select(pool, shots).indices
+        head, direct = whole.head(shots), selector.select(pool, shots)
+        assert head.indices == direct.indices
+        assert head.objective == pytest.approx(direct.objective, rel=1e-9)
+        random = direct.details["random_objective"]
+        assert head.report()["objective"]["random"] == pytest.approx(random, rel=1e-9)
 
 
 def test_swaps_only_ever_lower_the_objective(make, pool):
@@ -114,6 +119,39 @@ def test_skipped_examples_shift_no_other_row(make, pool, make_model, tokenizer):
     place = [*range(1, 11), *range(12, 26)]
     assert chosen.indices == tuple(place[i] for i in expected.indices)
     assert chosen.report()["skipped"] == {"too long for the proxy": [0, 11]}
+
+
+def test_features_are_restricted_only_when_examples_were_skipped(make, pool, monkeypatch):
+    monkeypatch.setattr(Features, "take", lambda *_: pytest.fail("rows were taken one by one"))
+    assert len(make().select(pool, 4)) == 4
+
+
+def test_the_number_of_threads_changes_nothing_that_is_chosen(make, pool):
+    import torch
+
+    threads, chosen = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            chosen.append(make().select(pool, 8))
+    finally:
+        torch.set_num_threads(threads)
+    assert chosen[0].indices == chosen[1].indices
+    assert chosen[0].objective == pytest.approx(chosen[1].objective, rel=1e-4)
+
+
+def test_numpy_integers_and_floats_are_settings_as_pythons_own_are(make, pool, tmp_path):
+    import json
+
+    numbers = {
+        "epochs": np.int64(2),
+        "batch_size": np.int32(8),
+        "seed": np.int64(0),
+        "warmup": np.float64(0.1),
+    }
+    selection = make(**numbers, store=tmp_path / "store").select(pool, 4)
+    assert selection.to_prompt() == make().select(pool, 4).to_prompt()
+    assert json.loads(json.dumps(selection.config))["epochs"] == 2
 
 
 def test_a_second_selection_from_a_store_computes_nothing(make, pool, tmp_path):
