@@ -53,9 +53,9 @@ stands there (`training/initialise.py`); then texts grow from single words to wh
 |---|---|---|---|---|
 {stages}
 
-Tasks: {tasks}. Half of the classes' names are invented for the sequence (words and pairs of words that mean
-something else), or letters and digits; where a task has names of its own they are kept in about a quarter of
-its sequences and permuted in another tenth. Templates, separators and the number of classes change from one
+Tasks: {tasks}. Names of classes are invented for the sequence (one word, or from step 2,000 on also two or three
+in three spellings) or letters and digits; where a task has names of its own they are kept in about a quarter
+of its sequences and permuted in about an eighth. Templates, separators and the number of classes change from one
 sequence to the next. Tasks are drawn by source, weighted by the square root of its rows. To repeat it:
 
     python training/train_micro.py DATA_OPEN --out runs/micro
