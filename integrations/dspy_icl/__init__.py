@@ -1,0 +1,1 @@
+"""icl_plugins in DSPy."""
