@@ -16,14 +16,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention (B, heads, L, head_dim); on a CPU plain products are faster up to 512 tokens."""
+def attend(q: Tensor, k: Tensor, v: Tensor, block: int = 128) -> Tensor:
+    """Causal attention (B, heads, L, head_dim); products by blocks: fastest on a CPU up to 1024 tokens."""
     b, heads, length, dim = q.shape
-    if length > 512:
+    if length > 1024:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mask = torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1).expand(b * heads, -1, -1)
-    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=dim**-0.5)
-    return (scores.softmax(-1) @ v.flatten(0, 1)).view(b, heads, length, dim)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    out = []
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        mask = torch.full((end - start, end), float("-inf"), dtype=q.dtype).triu(1 + start)
+        keys = k[:, :end].transpose(1, 2)
+        scores = torch.baddbmm(mask.expand(b * heads, -1, -1), q[:, start:end], keys, alpha=dim**-0.5)
+        out.append(scores.softmax(-1) @ v[:, :end])
+    return torch.cat(out, dim=1).view(b, heads, length, dim)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,17 +34,17 @@ from word_vectors import ppmi_vectors
 
 SYMBOLS_ONLY = {"words": 1.0}
 PHRASES = {"words": 0.2, "keyword": 0.25, "opening": 0.05, "real": 0.4, "topic": 0.05, "text": 0.05}
-SENTENCES = {"words": 0.05, "keyword": 0.2, "opening": 0.08, "cluster": 0.1, "real": 0.38, "topic": 0.07,
-             "answers": 0.07, "text": 0.05}  # fmt: skip
+SENTENCES = {"words": 0.04, "keyword": 0.16, "opening": 0.09, "cluster": 0.12, "real": 0.38, "topic": 0.1,
+             "answers": 0.06, "text": 0.05}  # fmt: skip
 
 STAGES = (
     Stage("some words", 300, 96, 4096, (1, 1), 1, 6, 800, SYMBOLS_ONLY, True, enough=0.93),
-    Stage("all words", 500, 128, 4096, (1, 1), 1, 8, 6000, SYMBOLS_ONLY, False, enough=0.9),
-    Stage("phrases 1-4", 500, 192, 8192, (1, 4), 3, 6, 6000, PHRASES, enough=0.85),
-    Stage("phrases 3-12", 900, 256, 8192, (3, 12), 8, 6, 6000, SENTENCES, enough=0.8),
-    Stage("sentences", 1450, 512, 8192, (4, 40), 100, 8, 6000, SENTENCES),
-    Stage("many shots", 300, 1024, 8192, (4, 60), 400, 16, 6000, SENTENCES),
-    Stage("longest", 100, 2048, 8192, (4, 60), 400, 16, 6000, SENTENCES),
+    Stage("all words", 400, 128, 4096, (1, 1), 1, 8, 6000, SYMBOLS_ONLY, False, enough=0.9),
+    Stage("phrases 1-4", 450, 192, 8192, (1, 4), 3, 6, 6000, PHRASES, enough=0.85),
+    Stage("phrases 3-12", 700, 256, 8192, (3, 12), 8, 6, 6000, SENTENCES, enough=0.8),
+    Stage("sentences", 2000, 512, 8192, (4, 45), 100, 8, 6000, SENTENCES),
+    Stage("many shots", 1300, 1024, 8192, (4, 60), 400, 12, 6000, SENTENCES),
+    Stage("longest", 400, 2048, 8192, (4, 60), 400, 16, 6000, SENTENCES),
 )
 TOTAL = sum(stage.steps for stage in STAGES)
 
@@ -55,7 +56,7 @@ def config(vocabulary: int, width: int, layers: int) -> LlamaConfig:
         num_hidden_layers=layers, num_attention_heads=width // 32, num_key_value_heads=width // 32,
         max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True,
         initializer_range=width**-0.5, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rope_parameters={"rope_type": "default", "rope_theta": 1e10},
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def loss_and_recall(model: Llama, batch: dict[str, np.ndarray]) -> tuple[torch.T
     weight = weight * (torch.arange(len(rows)) < len(rows) - spare)
     losses = F.cross_entropy(logits.float(), target, reduction="none")
     known = t["recall"][rows, cols + 1] & (weight > 0)
-    recall = (logits.argmax(-1) == target)[known].float().mean()
+    recall = (logits[known].argmax(-1) == target[known]).float().mean()
     return (losses * weight).sum() / weight.sum(), recall
 
 
@@ -89,9 +90,9 @@ def share_gradients(model: Llama) -> None:
 
 
 def rate(step: int, peak: float) -> float:
-    """Warm up over 100 steps, hold, decay as a cosine over the last 35 %."""
+    """Warm up over 200 steps, hold, decay as a cosine over the last 35 %."""
     decay = max(0.0, (step / TOTAL - 0.65) / 0.35)
-    return peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, decay))))
+    return peak * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, decay))))
 
 
 def prepare(
@@ -105,6 +106,7 @@ def prepare(
         texts = [t for s in sources for row in s.rows for t in (f" {row[0]}", f" {row[1]}")]
         # So often that each word of a template is one token, and every cue as long as the next.
         texts += [w for piece in CUES + PREFIXES for w in piece.strip().split(":")] * 500
+        texts += capitalised(texts)
         train_tokenizer(texts + documents, vocabulary).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
     sampler = Sampler(sources, documents, WordTable(tokenizer), rng)
@@ -122,6 +124,12 @@ def prepare(
     ]  # templates are not in the streams
     frequency[[0, 1, 2, *always]] = frequency.max()
     return sampler, vectors, torch.from_numpy(frequency).float()
+
+
+def capitalised(texts: list[str], words: int = 4000, times: int = 150) -> list[str]:
+    """The most common words as they are written where they name a class, often enough to become tokens."""
+    counts = Counter(w for text in texts for w in text.split() if w.islower() and w.isalpha() and len(w) > 3)
+    return [f" {w.capitalize()}" for w, _ in counts.most_common(words)] * times
 
 
 @dataclass
@@ -211,8 +219,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=12288)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
