@@ -114,5 +114,5 @@ def _damaged(path: str | os.PathLike[str], why: str) -> ArtefactError:
     return ArtefactError(
         f"{os.fspath(path)!r} cannot be read as a curriculum: {why}",
         expected="a file that Curriculum.save wrote",
-        fix="tune the prefix again",
+        fix="delete the file and run again: the prefix is then tuned anew",
     )

@@ -89,8 +89,9 @@ def pool_gradients(
     blocks = tuning.epochs + (mode == "exact")
     width = tuning.length * proxy.hidden_size
     seconds = {}
-    store: GradientStore | MemoryStore = MemoryStore(len(pool), blocks, width)
-    if folder is not None:
+    if folder is None:
+        store: GradientStore | MemoryStore = MemoryStore(len(pool), blocks, width)
+    else:
         store = GradientStore.open(
             folder / GRADIENTS_FOLDER,
             fingerprint={**made_from, "tuned on": fingerprint(*tuned_rows)},

@@ -41,11 +41,17 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_models(selector: Any) -> None:
-    """Raise SettingError unless the fields `proxy` and `tokenizer` hold names, a loaded proxy, or None."""
+    """Raise SettingError unless the fields `proxy` and `tokenizer` hold names, a loaded proxy, or None.
+
+    A folder given as a Path becomes its text.
+    """
     for name in ("proxy", "tokenizer"):
         value = getattr(selector, name, None)
+        if isinstance(value, Path):
+            value = str(value)
+            object.__setattr__(selector, name, value)
         named = isinstance(value, str) and bool(value)
-        loaded = name == "proxy" and hasattr(value, "count_tokens")
+        loaded = hasattr(value, "count_tokens" if name == "proxy" else "total")
         default = getattr(type(selector), name, None)
         if not (named or loaded or value is default):
             raise SettingError(
@@ -95,6 +101,6 @@ def _without_folder(name: object) -> object:
 
 
 def _as_json(value: Any) -> object:
-    if hasattr(value, "encoder") and hasattr(value, "name"):
+    if hasattr(value, "name") and (hasattr(value, "encoder") or hasattr(value, "total")):
         return value.name
     return plain(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)

@@ -1,8 +1,10 @@
 """Curriculum and gradients of a pool: the same numbers however come by, and never computed twice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -269,3 +271,15 @@ def test_a_finished_epoch_or_a_stored_gradient_keeps_the_folder(proxy, tmp_path,
     for name, mode in (("epoch", "exact"), ("rows", "online")):
         with pytest.raises(StaleStoreError, match="learning_rate"):
             compute(proxy, tuning=replace(TUNING, learning_rate=1e-4), mode=mode, folder=tmp_path / name)
+
+
+def test_more_gradients_than_memory_are_refused_before_tuning(proxy, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(module, "tune_prefix", lambda *arguments, **settings: pytest.fail("tuned"))
+    with pytest.raises(StoreError, match="GB.*name a folder as store"):
+        compute(proxy)
+
+
+def test_a_store_on_disk_needs_no_such_memory(proxy, monkeypatch, tmp_path):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert compute(proxy, folder=tmp_path / "store").computed == len(POOL)

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +243,8 @@ def test_a_seed_is_a_whole_number_that_every_generator_takes(kind, seed):
         with pytest.raises(IclError, match="seed"):
             kind(seed=seed)
         assert kind(seed=np.int64(3)).seed == 3
+
+
+def test_a_folder_may_be_given_as_a_path(kind):
+    name = "tokenizer" if kind in WITHOUT_PROXY else "proxy"
+    assert kind(**{name: Path("models/reader")}) == kind(**{name: "models/reader"})

@@ -5,15 +5,27 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
+from icl_plugins.errors import StoreError
 from icl_plugins.proxy.store.blocks import RowStatus
 
 
 class MemoryStore:
-    """Blocks of N rows by ``width`` float32 numbers, with the methods of GradientStore."""
+    """Blocks of N rows by ``width`` float32 numbers, with the methods of GradientStore.
+
+    Raises StoreError before anything is computed if they would take more than nine tenths of free memory.
+    """
 
     def __init__(self, rows: int, blocks: int, width: int) -> None:
+        needed, free = 4 * rows * blocks * width, psutil.virtual_memory().available
+        if needed > 0.9 * free:
+            raise StoreError(
+                f"{rows} examples x {blocks} checkpoints x {width} numbers take {needed / 1e9:.1f} GB",
+                expected=f"at most nine tenths of the {free / 1e9:.1f} GB of memory that are free",
+                fix="name a folder as store (--store), so that they stay on the disk; or take fewer epochs",
+            )
         self.status = np.zeros((blocks, rows), dtype=np.uint8)
         self._values = [np.full((rows, width), np.nan, dtype=np.float32) for _ in range(blocks)]
 
