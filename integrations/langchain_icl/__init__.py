@@ -1,1 +1,43 @@
-"""icl_plugins in LangChain."""
+"""icl_plugins in LangChain: example selectors, and the fixed many-shot prompt as a prompt template."""
+
+from icl_plugins.errors import OptionalDependencyError
+
+try:
+    import langchain_core  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
+    raise OptionalDependencyError(
+        "langchain_icl without langchain-core installed",
+        expected="langchain-core 1.2.22 or newer, below 2",
+        fix="pip install 'icl-plugins[langchain]'",
+    ) from error
+
+from langchain_icl.lazy import LazySelection
+from langchain_icl.methods import (
+    BestOfNExampleSelector,
+    BM25ExampleSelector,
+    GradientMatchingExampleSelector,
+    KMeansExampleSelector,
+    LatentBayesianExampleSelector,
+    RandomExampleSelector,
+    SimilarityExampleSelector,
+)
+from langchain_icl.prompts import as_chat_prompt, as_string_prompt
+from langchain_icl.selector import ICLExampleSelector
+from langchain_icl.templates import plain_template
+
+__all__ = [
+    "BM25ExampleSelector",
+    "BestOfNExampleSelector",
+    "GradientMatchingExampleSelector",
+    "ICLExampleSelector",
+    "KMeansExampleSelector",
+    "LatentBayesianExampleSelector",
+    "LazySelection",
+    "RandomExampleSelector",
+    "SimilarityExampleSelector",
+    "as_chat_prompt",
+    "as_string_prompt",
+    "plain_template",
+]
