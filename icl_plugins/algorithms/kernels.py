@@ -21,6 +21,9 @@ class Kernel(Protocol):
 
     squared_norms: np.ndarray
 
+    def clear(self) -> None:
+        """Forget the chosen rows."""
+
     def add(self, row: int) -> None:
         """Add a row to the chosen ones."""
 
@@ -46,7 +49,12 @@ class GramKernel:
     def __post_init__(self) -> None:
         """Start with nothing chosen."""
         self.squared_norms = self.gram.diagonal().copy()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the chosen rows."""
         self.products = np.zeros(len(self.gram))
+        self.spread = 0.0
 
     def add(self, row: int) -> None:
         """Add a row to the chosen ones: one row of the matrix."""
@@ -85,12 +93,17 @@ class FeatureKernel:
 
     def __post_init__(self) -> None:
         """Compute the squared norms; nothing is chosen yet."""
-        self.total = np.zeros_like(self.target)
+        self.clear()
         self.squared_norms = np.zeros(len(self.features))
         for block, centre in self.features.parts(self.target):
             for span in self.features.spans():
                 for _, tile in self.features.centred_tiles(block, span, centre):
                     self.squared_norms[span] += np.einsum("ij,ij->i", tile, tile)
+
+    def clear(self) -> None:
+        """Forget the chosen rows."""
+        self.total = np.zeros_like(self.target)
+        self.spread = 0.0
 
     def add(self, row: int) -> None:
         """Add a row to the chosen ones."""

@@ -16,7 +16,7 @@ from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints, Feasible, resolve
 from icl_plugins.algorithms.features import Features, gram_matrix
 from icl_plugins.algorithms.kernels import TIE, FeatureKernel, GramKernel, Kernel
-from icl_plugins.algorithms.search import greedy, refine
+from icl_plugins.algorithms.search import Tell, greedy, refine, silent
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 
 _LARGEST_GRAM = 16_384  # rows: 2 GB
@@ -50,6 +50,7 @@ def match(
     swaps: int = 32,
     rtol: float = 1e-6,
     constraints: Constraints | None = None,
+    progress: Tell = silent,
 ) -> Match:
     """Choose rows of features so that their mean matches the target.
 
@@ -58,7 +59,8 @@ def match(
     that do not fit in memory are streamed, once per pick and once per accepted swap. target: (d,), in the
     units of the scaled features; None is the mean of all rows, excluded ones too. swaps: most swaps accepted,
     a swap being accepted when J^2 falls by more than `rtol` relative. constraints: from `resolve`, instead of
-    shots; with a budget but no shots, rows are picked until no other fits.
+    shots; with a budget but no shots, rows are picked until no other fits. progress: is told the stage
+    ("greedy", "swaps"), what is done of it, and the total.
 
     Scores are compared in float64; equal ones (to 1e-12) are decided for the lowest row, in swaps then for
     the lowest position. Raises DataError (shape, type), NonFiniteError (rows), SettingError, BudgetError.
@@ -76,7 +78,7 @@ def match(
     else:
         kernel = FeatureKernel(features, goal, peaks)
     offset = 0.0 if target is None else float(np.linalg.norm(features.mean() - goal))
-    return _match(kernel, constraints, swaps, rtol, unit, offset)
+    return _match(kernel, constraints, swaps, rtol, unit, offset, progress)
 
 
 def match_gram(
@@ -86,6 +88,7 @@ def match_gram(
     swaps: int = 32,
     rtol: float = 1e-6,
     constraints: Constraints | None = None,
+    progress: Tell = silent,
 ) -> Match:
     """Choose rows as `match` does, from the (N, N) Gram matrix of centred features (`centered_gram`).
 
@@ -106,7 +109,7 @@ def match_gram(
             fix="use centered_gram",
         )
     offset = float(np.sqrt(matrix.mean())) if matrix.mean() > TIE * matrix.diagonal().mean() else 0.0
-    return _match(GramKernel(matrix), constraints, swaps, rtol, 1.0, offset)
+    return _match(GramKernel(matrix), constraints, swaps, rtol, 1.0, offset, progress)
 
 
 def centered_gram(blocks: Any, *, target: Any = None) -> np.ndarray:
@@ -193,11 +196,21 @@ def _unit(largest: float) -> float:
 
 
 def _match(
-    kernel: Kernel, constraints: Constraints, swaps: int, rtol: float, unit: float, offset: float
+    kernel: Kernel,
+    constraints: Constraints,
+    swaps: int,
+    rtol: float,
+    unit: float,
+    offset: float,
+    tell: Tell,
 ) -> Match:
-    feasible = Feasible(constraints)
-    greedy(kernel, feasible)
-    accepted, converged = refine(kernel, feasible, swaps, rtol) if swaps else (0, False)
+    feasible, wanted = Feasible(constraints), constraints.shots
+    greedy(kernel, feasible, wanted, tell)
+    accepted, converged = refine(kernel, feasible, swaps, rtol, tell) if swaps else (0, False)
+    while feasible.allowed().any():  # cheaper rows that were swapped in left room in the budget
+        greedy(kernel, feasible, wanted, tell)
+        more, converged = refine(kernel, feasible, swaps - accepted, rtol, tell)
+        accepted += more
     indices = np.asarray(feasible.indices, dtype=np.int64)
     shots = len(indices)
     prefix, without = kernel.lengths(indices)

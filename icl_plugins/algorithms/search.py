@@ -1,23 +1,42 @@
 """Greedy picks and best swaps over a kernel, within constraints."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from icl_plugins.algorithms.constraints import Feasible
 from icl_plugins.algorithms.kernels import TIE, Kernel
 
+Tell = Callable[[str, int, int], None]
 
-def greedy(kernel: Kernel, feasible: Feasible) -> None:
-    """Pick rows until the selection is complete, each the best one beside those before it."""
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def greedy(kernel: Kernel, feasible: Feasible, shots: int | None = None, tell: Tell = silent) -> None:
+    """Pick rows until the selection is complete, each the best one beside those before it.
+
+    tell: hears ("greedy", picked, shots) where the number of shots is known.
+    """
+    kernel.clear()
     for row in feasible.indices:
         kernel.add(row)
     while (allowed := feasible.allowed()).any():
         row = kernel.pick(allowed)
         feasible.take(row)
         kernel.add(row)
+        if shots is not None:
+            tell("greedy", len(feasible.indices), shots)
 
 
-def refine(kernel: Kernel, feasible: Feasible, swaps: int, rtol: float) -> tuple[int, bool]:
-    """Make the best swaps until none helps; return how many, and whether none helps any more."""
+def refine(
+    kernel: Kernel, feasible: Feasible, swaps: int, rtol: float, tell: Tell = silent
+) -> tuple[int, bool]:
+    """Make the best swaps until none helps; return how many, and whether none helps any more.
+
+    tell: hears ("swaps", accepted, swaps), at the end with the number that was needed.
+    """
     gram = kernel.rows(np.asarray(feasible.indices, dtype=np.int64))
     for accepted in range(swaps + 1):
         swap = best_swap(gram, kernel.squared_norms, feasible, rtol)
@@ -25,6 +44,9 @@ def refine(kernel: Kernel, feasible: Feasible, swaps: int, rtol: float) -> tuple
             break
         feasible.swap(*swap)
         gram[swap[0]] = kernel.rows(np.asarray([swap[1]]))[0]
+        tell("swaps", accepted + 1, swaps)
+    if swap is None:
+        tell("swaps", accepted, accepted)
     return accepted, swap is None
 
 

@@ -16,6 +16,7 @@ from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.algorithms.scaling import SCALINGS, scale_blocks
 from icl_plugins.errors import SettingError
 from icl_plugins.examples import Pool
+from icl_plugins.progress import tell_progress
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._settings import (
@@ -26,6 +27,7 @@ from icl_plugins.selectors._settings import (
     check_seed,
     load_proxy,
 )
+from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -65,7 +67,7 @@ class GradientMatching:
     seed: int = 0
     store: str | Path | None = None
     on_too_long: Literal["error", "skip", "truncate"] = "error"
-    tokenizer: str | None = None
+    tokenizer: "str | PromptTokens | None" = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -111,7 +113,12 @@ class GradientMatching:
             features = features.take(usable)
         features = scale_blocks(features, self.scaling)
         found = request.choose(
-            lambda constraints: match(features, swaps=self.swaps, constraints=_among(constraints, usable)),
+            lambda constraints: match(
+                features,
+                swaps=self.swaps,
+                constraints=_among(constraints, usable),
+                progress=tell_progress,
+            ),
             lambda found: usable[found.indices].tolist(),
         )
         seconds = {**gradients.seconds, "matching": perf_counter() - started}

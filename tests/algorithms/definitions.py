@@ -47,10 +47,10 @@ def can_be_completed(chosen, limits):
     )
 
 
-def naive_greedy(features, limits, target=None):
+def naive_greedy(features, limits, target=None, chosen=None):
     """Add, again and again, the row that brings the mean nearest to the target; ties: the lowest row."""
     centred = exact_centred(features, target)
-    chosen = list(limits.include)
+    chosen = list(limits.include if chosen is None else chosen)
     while True:
         best = None
         for row in range(len(centred)):
@@ -61,6 +61,17 @@ def naive_greedy(features, limits, target=None):
         if best is None:
             return chosen
         chosen.append(best[1])
+
+
+def naive_match(features, limits, swaps, target=None):
+    """Greedy, then swaps; and both again while the swaps have left room for more rows."""
+    chosen, used = naive_greedy(features, limits, target), 0
+    while True:
+        chosen, accepted, converged = naive_swaps(features, chosen, limits, swaps - used, target)
+        fuller, used = naive_greedy(features, limits, target, chosen), used + accepted
+        if fuller == chosen:
+            return chosen, used, converged
+        chosen = fuller
 
 
 def naive_swaps(features, chosen, limits, swaps, target=None):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from definitions import naive_greedy, naive_swaps
+from definitions import naive_greedy, naive_match, naive_swaps
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,7 +28,7 @@ def test_matching_equals_the_definition_with_every_constraint(path, data, dtype)
     expected = naive_greedy(features, limits, target)
     assert path(features, target=target, swaps=0, constraints=limits).indices.tolist() == expected
     found = path(features, target=target, swaps=swaps, constraints=limits)
-    expected, accepted, converged = naive_swaps(features, expected, limits, swaps, target)
+    expected, accepted, converged = naive_match(features, limits, swaps, target)
     assert (found.indices.tolist(), found.swaps) == (expected, accepted)
     assert found.converged == (converged and swaps > 0)
 
@@ -171,11 +171,13 @@ def test_matching_beats_random_sets_and_these_beat_the_farthest_rows():
 
 
 @every_path
-def test_with_a_budget_and_no_shots_rows_are_picked_until_none_fits(path):
-    features, rng = heavy_tailed(30, 4), np.random.default_rng(0)
+@pytest.mark.parametrize("swaps", [0, 1, 32])
+@pytest.mark.parametrize("seed", range(5))
+def test_with_a_budget_and_no_shots_rows_are_picked_until_none_fits(path, swaps, seed):
+    features, rng = heavy_tailed(30, 4, seed=seed), np.random.default_rng(seed)
     costs = rng.integers(3, 30, 30)
     limits = resolve(30, None, None, costs=costs, max_cost=100)
-    found = path(features, constraints=limits, swaps=0).indices
+    found = path(features, constraints=limits, swaps=swaps).indices
     assert costs[found].sum() <= 100
     assert costs[np.setdiff1d(np.arange(30), found)].min() > 100 - costs[found].sum()
 
@@ -210,3 +212,11 @@ def test_reaching_the_limit_of_swaps_is_not_called_converged():
     assert match(features, 24, swaps=free.swaps).converged
     coarse = match(features, 24, rtol=0.999999)
     assert coarse.swaps == 0 and coarse.converged
+
+
+def test_progress_is_told_pick_by_pick_and_swap_by_swap():
+    heard = []
+    features = np.random.default_rng(0).normal(size=(200, 8))
+    found = match(features, 5, progress=lambda *told: heard.append(told))
+    assert heard[:5] == [("greedy", done, 5) for done in range(1, 6)]
+    assert found.converged and heard[-1] == ("swaps", found.swaps, found.swaps)
