@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl_plugins.errors import NonFiniteError, OptionalDependencyError, SettingError, TooLongError
+from icl_plugins.errors import NonFiniteError, OptionalDependencyError, ProxyError, SettingError, TooLongError
 from icl_plugins.selectors._settings import about, check_choice, load_proxy
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def embed(
 
     `embeddings` is "proxy" (mean of the last hidden states) or the name of a sentence-transformers model.
     Equal texts get equal rows to the last bit: each distinct text is embedded once.
-    Raises TooLongError, NonFiniteError naming rows, and OptionalDependencyError when sentence-transformers
-    is needed and missing.
+    Raises TooLongError, NonFiniteError naming rows, and what `sentence_encoder` raises.
     """
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if embeddings == "proxy":
@@ -58,7 +57,11 @@ def embed(
 
 
 def sentence_encoder(name: str) -> Any:
-    """Load a sentence-transformers model; raises OptionalDependencyError with the pip line when missing."""
+    """Load a sentence-transformers model, safetensors only.
+
+    Raises OptionalDependencyError with the pip line when the package is missing, ProxyError when the model
+    cannot be loaded.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -67,7 +70,15 @@ def sentence_encoder(name: str) -> Any:
             expected='the package sentence-transformers, or embeddings="proxy"',
             fix='pip install "icl-plugins[embeddings]"',
         ) from error
-    return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    try:
+        return SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ProxyError(
+            f"embeddings={name!r} cannot be loaded: {reason}",
+            expected="a sentence-transformers model with safetensors weights, by id or by folder",
+            fix="check the name and the network, or name a folder that holds modules.json",
+        ) from error
 
 
 def _refuse_too_long(encoder: Any, texts: Sequence[str]) -> None:
