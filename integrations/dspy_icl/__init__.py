@@ -1,1 +1,42 @@
-"""icl_plugins in DSPy."""
+"""icl_plugins in DSPy: teleprompters whose demonstrations are chosen by a selector."""
+
+from icl_plugins.errors import OptionalDependencyError
+
+try:
+    import dspy as _dspy  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "dspy":
+        raise
+    raise OptionalDependencyError(
+        "dspy is not installed",
+        expected="dspy>=3.4,<3.6 for dspy_icl",
+        fix="pip install 'icl-plugins[dspy]'",
+    ) from error
+
+from dspy_icl.bootstrapping import BootstrapError
+from dspy_icl.few_shot import SelectorFewShot
+from dspy_icl.methods import (
+    BestOfNFewShot,
+    BM25FewShot,
+    GradientMatchingFewShot,
+    KMeansFewShot,
+    LatentBayesianFewShot,
+    RandomFewShot,
+    SimilarityFewShot,
+    few_shot,
+)
+from dspy_icl.rendering import render_demos
+
+__all__ = [
+    "BM25FewShot",
+    "BestOfNFewShot",
+    "BootstrapError",
+    "GradientMatchingFewShot",
+    "KMeansFewShot",
+    "LatentBayesianFewShot",
+    "RandomFewShot",
+    "SelectorFewShot",
+    "SimilarityFewShot",
+    "few_shot",
+    "render_demos",
+]

@@ -1,0 +1,49 @@
+"""One optimizer for each selector of the library: its settings and those of SelectorFewShot in one call."""
+
+from dataclasses import fields
+from inspect import Parameter, Signature, signature
+from typing import Any, ClassVar
+
+from dspy_icl.few_shot import SelectorFewShot
+from icl_plugins import BM25, BestOfN, GradientMatching, KMeans, LatentBayesian, Random, Similarity
+
+_OPTIONS = [p for p in signature(SelectorFewShot).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+
+
+class MethodFewShot(SelectorFewShot):
+    """A SelectorFewShot that makes its own selector, a `method`, from the settings that are the method's."""
+
+    method: ClassVar[Any]
+    __signature__: ClassVar[Signature]
+
+    def __init__(self, **settings: Any) -> None:
+        self.__signature__.bind(**settings)  # TypeError for a name that nobody knows
+        of_method = {field.name for field in fields(self.method)}
+        selector = self.method(**{name: value for name, value in settings.items() if name in of_method})
+        options = {option.name for option in _OPTIONS}
+        super().__init__(selector, **{name: value for name, value in settings.items() if name in options})
+
+
+def few_shot(method: Any) -> type[MethodFewShot]:
+    """Return the optimizer of a selector's class.
+
+    It takes the settings of that class and of SelectorFewShot, all by name; a seed is for both.
+    """
+    own = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in signature(method).parameters.values()]
+    known = {option.name: option for option in (*_OPTIONS, *own)}
+    members = {
+        "method": method,
+        "__signature__": Signature(list(known.values())),
+        "__doc__": f"SelectorFewShot with {method.__name__}: settings of both, by name.\n\n{method.__doc__}",
+        "__module__": __name__,
+    }
+    return type(f"{method.__name__}FewShot", (MethodFewShot,), members)
+
+
+BestOfNFewShot = few_shot(BestOfN)
+BM25FewShot = few_shot(BM25)
+GradientMatchingFewShot = few_shot(GradientMatching)
+KMeansFewShot = few_shot(KMeans)
+LatentBayesianFewShot = few_shot(LatentBayesian)
+RandomFewShot = few_shot(Random)
+SimilarityFewShot = few_shot(Similarity)
