@@ -61,11 +61,11 @@ class LazySelection:
     @property
     def selection(self) -> Selection:
         """The selection, made now if it is not ``ready``; raises what the selector raises."""
-        selection = self._selection
-        if selection is not None and self.ready:
-            return selection
+        # ready first: what is read after it holds all that was added before
+        if self.ready and self._selection is not None:
+            return self._selection
         with self._lock:
-            return self._selection if self._selection is not None and self.ready else self._select()
+            return self._selection if self.ready and self._selection is not None else self._select()
 
     @property
     def examples(self) -> tuple[Mapping[str, object], ...]:
@@ -104,7 +104,8 @@ class LazySelection:
 
     def __getstate__(self) -> dict[str, object]:
         """Return what a copy or pickle takes along: neither lock nor temporary folder."""
-        return {**self.__dict__, "_added": [*self._added], "_folder": None, "_lock": None}
+        with self._lock:
+            return {**self.__dict__, "_added": [*self._added], "_folder": None, "_lock": None}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         """Take over a state, with a lock of its own."""

@@ -1,0 +1,157 @@
+"""What is refused, before any work, and how."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from langchain_icl import (
+    GradientMatchingExampleSelector,
+    ICLExampleSelector,
+    LazySelection,
+    RandomExampleSelector,
+    plain_template,
+)
+
+from icl_plugins import Random
+from icl_plugins.errors import BudgetError, DataError, SettingError, TemplateError
+
+KEYS = {"input_keys": ["text"], "output_key": "label"}
+
+
+def test_no_examples_are_refused():
+    for examples in ([], iter(())):
+        with pytest.raises(DataError, match="no examples"):
+            RandomExampleSelector.from_examples(examples, **KEYS, k=1)
+
+
+def test_an_example_without_one_of_the_keys_is_refused_by_its_row(records):
+    del records[3]["text"]
+    with pytest.raises(TemplateError, match=r"example 3: no field 'text'"):
+        RandomExampleSelector.from_examples(records, **KEYS, k=1)
+
+
+def test_a_call_without_an_input_key_is_refused_by_its_name(records):
+    selector = RandomExampleSelector.from_examples(records, **KEYS, k=1)
+    with pytest.raises(DataError, match="no input variable 'text'"):
+        selector.select_examples({"txt": "q"})
+    assert len(selector.select_examples({"text": ["no", "text"], "more": object()})) == 1
+
+
+async def test_a_call_without_an_input_key_is_refused_in_async_code_too(records):
+    selector = RandomExampleSelector.from_examples(records, **KEYS, k=1)
+    for _ in range(2):
+        with pytest.raises(DataError, match="no input variable 'text'"):
+            await selector.aselect_examples({})
+        await selector.aselect_examples({"text": "q"})
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({}, SettingError),
+        ({"k": 0}, SettingError),
+        ({"k": 13}, BudgetError),
+        ({"k": 2.5}, SettingError),
+        ({"max_tokens": 0}, SettingError),
+        ({"k": 4, "quotas": {"no such label": 1}}, SettingError),
+    ],
+)
+def test_limits_that_cannot_be_met_are_refused_before_anything_is_chosen(records, template, limits, error):
+    with pytest.raises(error):
+        GradientMatchingExampleSelector.from_examples(records, template, proxy="no such proxy", **limits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({}, "input_keys"),
+        ({"input_keys": ["text"]}, "output"),
+        ({"output_key": "label"}, "input_keys"),
+        ({"input_keys": "text", "output_key": "label"}, "list"),
+        ({"input_keys": ["text", "label"], "output_key": "label"}, "none of them the output key"),
+        ({"input_keys": ["a.b"], "output_key": "label"}, "Template"),
+        ({**KEYS, "sed": 1}, "settings of Random: seed"),
+        ({**KEYS, "selector": Random()}, "ICLExampleSelector"),
+        ({**KEYS, "renew": "never"}, "refresh"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(records, arguments, hint):
+    with pytest.raises(SettingError, match=hint):
+        RandomExampleSelector.from_examples(records, k=2, **arguments)
+
+
+def test_the_generic_selector_needs_a_selector_with_its_settings(records):
+    for wrong in ({}, {"selector": Random(), "seed": 1}):
+        with pytest.raises(SettingError, match="selector"):
+            ICLExampleSelector.from_examples(records, **KEYS, k=2, **wrong)
+
+
+def test_a_fixed_choice_takes_no_examples_and_a_saved_prompt_has_no_selection(records, pool):
+    selection = Random().select(pool, 2)
+    for source in (selection, selection.to_prompt()):
+        with pytest.raises(SettingError, match="from_examples"):
+            ICLExampleSelector(source).add_example(records[0])
+    with pytest.raises(SettingError, match="saved prompt"):
+        _ = ICLExampleSelector(selection.to_prompt()).selection
+
+
+@pytest.mark.parametrize("wrong", [{}, {"text": "q"}, {"text": "q", "label": ""}, ["text"], None])
+def test_an_example_that_cannot_be_rendered_is_refused_and_changes_nothing(records, wrong):
+    selector = RandomExampleSelector.from_examples(records, **KEYS, k=2)
+    chosen = selector.select_examples({"text": "q"})
+    with pytest.raises(DataError):
+        selector.add_example(wrong)
+    assert selector.select_examples({"text": "q"}) == chosen
+    assert len(selector.refresh().pool) == 12
+
+
+def test_examples_added_by_many_threads_while_others_read_are_all_there(counting, records, template):
+    selector = ICLExampleSelector.from_examples(records, template, k=4, selector=counting)
+
+    def work(row):
+        selector.add_example({"text": f"new {row}", "label": "exchange_rate"})
+        return len(selector.select_examples({}))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(work, range(40))) == {4}
+    texts = [example["text"] for example in selector.selection.pool.examples]
+    assert sorted(texts[12:]) == sorted(f"new {row}" for row in range(40))
+    assert len(counting.sizes) < 42
+
+
+def test_every_reader_sees_what_it_has_added(pool, counting):
+    lazy = LazySelection(counting, pool, 1)
+
+    def work(row):
+        lazy.add({"text": f"new {row}", "label": "exchange_rate"})
+        return f"new {row}" in [example["text"] for example in lazy.selection.pool.examples]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(24)))
+
+
+async def test_a_running_loop_is_no_obstacle_to_sync_code(records):
+    selector = RandomExampleSelector.from_examples(records, **KEYS, k=2)
+    assert selector.select_examples({"text": "q"}) == await selector.aselect_examples({"text": "q"})
+
+
+def test_keys_become_lines_of_a_plain_template():
+    template = plain_template(["title", "text"], "label")
+    example = {"title": "T {x}", "text": "B", "label": "L"}
+    assert template.render(example) == "title: T {x}\ntext: B\nlabel: L"
+
+
+def test_without_langchain_core_the_error_has_the_pip_line():
+    hide = "import sys; sys.modules['langchain_core'] = None; import langchain_icl"
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True)
+    assert "OptionalDependencyError" in done.stderr
+    assert "pip install 'icl-plugins[langchain]'" in done.stderr
+
+
+def test_importing_the_integration_loads_no_torch_and_the_library_no_langchain():
+    check = (
+        "import sys, icl_plugins; assert 'langchain_core' not in sys.modules;"
+        "import langchain_icl; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
