@@ -13,6 +13,8 @@ from icl_plugins.readers import FilePath
 from icl_plugins.template import Template
 from icl_plugins.values import checked_text
 
+Layout = Literal["turns", "single", "json"]
+
 _KIND = "icl_plugins.ManyShotPrompt"
 _SCHEMA = 1
 
@@ -70,22 +72,34 @@ class ManyShotPrompt:
         """
         return self.prefix + self.template.render_question(fields)
 
-    def messages(
-        self, fields: Mapping[str, object], layout: Literal["turns", "single"] = "turns"
-    ) -> list[dict[str, str]]:
-        """Return chat messages as {"role", "content"}, the query last.
+    def messages(self, fields: Mapping[str, object], layout: Layout = "turns") -> list[dict[str, str]]:
+        """Return chat messages as {"role", "content"}, the query last and all before it the same every time.
 
         "turns": the instruction, if any, as system message, then one user and one assistant message for each
-        demonstration, answers without leading space. "single": one user message that holds ``text``.
+        demonstration, answers without leading space. "single": one user message that holds ``text``. "json":
+        a system message of the instruction and a JSON array of {"question", "answer"}, one on each line, then
+        the query as user message. Raises SettingError for another layout, TemplateError for a missing field.
         """
         if layout == "single":
             return [_message("user", self.text(fields))]
-        if layout != "turns":
-            raise SettingError(f"layout={layout!r}", expected="'turns' or 'single'", fix="pass one of them")
+        if layout not in ("turns", "json"):
+            expected = "'turns', 'single' or 'json'"
+            raise SettingError(f"layout={layout!r}", expected=expected, fix="pass one of them")
+        query = _message("user", self.template.render_question(fields))
+        if layout == "json":
+            return [_message("system", self._json_block), query]
         messages = [_message("system", self.instruction)] if self.instruction else []
         for question, answer in self.demonstrations:
             messages += [_message("user", question), _message("assistant", answer.lstrip())]
-        return [*messages, _message("user", self.template.render_question(fields))]
+        return [*messages, query]
+
+    @cached_property
+    def _json_block(self) -> str:
+        shots = (
+            {"question": question, "answer": answer.lstrip()} for question, answer in self.demonstrations
+        )
+        lines = ",\n".join(json.dumps(shot, ensure_ascii=False) for shot in shots)
+        return (self.instruction and self.instruction + self.template.separator) + f"[\n{lines}\n]"
 
     @cached_property
     def fingerprint(self) -> str:

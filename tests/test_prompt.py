@@ -32,7 +32,10 @@ def test_text_is_instruction_demonstrations_and_query_joined_by_the_separator():
 def test_the_prefix_is_the_same_for_every_query(query):
     prompt = make()
     assert prompt.text({"text": query}) == prompt.prefix + "Query: " + query + "\nIntent:"
-    assert prompt.messages({"text": query})[:-1] == prompt.messages({"text": "other"})[:-1]
+    for layout in ("turns", "json"):
+        query_last, other_last = (prompt.messages({"text": text}, layout) for text in (query, "other"))
+        assert query_last[:-1] == other_last[:-1]
+        assert query_last[-1] == {"role": "user", "content": "Query: " + query + "\nIntent:"}
 
 
 def test_turns_alternate_and_answers_lose_leading_space_only():
@@ -54,6 +57,20 @@ def test_a_single_message_holds_the_text():
     ]
     with pytest.raises(SettingError, match="'yaml'"):
         prompt.messages({"text": "q"}, layout="yaml")
+
+
+@given(TEXT, TEXT, st.sampled_from(["", "Name it."]))
+@settings(max_examples=50, deadline=None)
+def test_the_json_layout_holds_every_demonstration_as_json_can_say_it(question, answer, instruction):
+    shots = ((question, " " + answer), ("Query: b\nIntent:", " two"))
+    system, query = make(instruction, demonstrations=shots).messages({"text": "q"}, "json")
+    assert (system["role"], query) == ("system", {"role": "user", "content": "Query: q\nIntent:"})
+    assert system["content"].startswith("Name it.\n###\n[" if instruction else "[")
+    block = system["content"].removeprefix("Name it.\n###\n")
+    assert [list(shot.items()) for shot in json.loads(block)] == [
+        [("question", shown), ("answer", given.lstrip())] for shown, given in shots
+    ]
+    assert block.count("\n") == 3
 
 
 def test_changing_the_messages_does_not_reach_the_prompt():

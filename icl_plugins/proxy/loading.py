@@ -63,16 +63,18 @@ def load_checkpoint(name: str | Path, device: str, dtype: str, revision: str | N
     return Checkpoint(model.to(chosen_device).eval(), tokenizer, reasons)
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None) -> Any:
+def load_tokenizer(name: str | Path, revision: str | None = None, *, offline: bool = False) -> Any:
     """Load the tokenizer of "micro", a folder, or a Hugging Face id, without any weights.
 
-    Raises ProxyError when there is none.
+    offline: an id is looked for in the local cache only. Raises ProxyError when there is none.
     """
     source = _source(name, revision, weights=False)
     from transformers import AutoTokenizer
 
     with _explained(str(name), "its tokenizer"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, revision=revision or "main", local_files_only=offline
+        )
 
 
 def choose_device(device: str) -> tuple[Any, str]:

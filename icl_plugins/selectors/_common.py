@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,11 +13,8 @@ from icl_plugins.errors import BudgetError, NonFiniteError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._settings import settings
-from icl_plugins.selectors._tokens import Counter, token_counter
+from icl_plugins.selectors._tokens import PromptTokens, Tokenizer, prompt_tokens
 from icl_plugins.values import plain
-
-if TYPE_CHECKING:
-    from icl_plugins.proxy.model import Proxy
 
 Chosen = TypeVar("Chosen")
 
@@ -43,8 +40,8 @@ class Request:
     """The arguments of one `select` call, checked before a tokenizer or proxy is loaded.
 
     `take` and `choose` are the only ways to indices, so no selector can pass the token budget: a
-    demonstration costs the tokens of its text with separator, and since tokens may merge or split where
-    texts meet, the joined text is counted too and the choice repeated with less while it is over.
+    demonstration costs the tokens that it adds alone, and since tokens may merge or split where texts meet,
+    the whole is counted too and the choice repeated with less while it is over.
     """
 
     pool: Pool
@@ -53,7 +50,7 @@ class Request:
     quotas: Quotas
     include: tuple[int, ...]
     exclude: tuple[int, ...]
-    tokenizer: "str | Proxy"
+    tokenizer: Tokenizer
     skipped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -65,7 +62,7 @@ class Request:
         quotas: Quotas,
         include: Iterable[int],
         exclude: Iterable[int],
-        tokenizer: "str | Proxy",
+        tokenizer: Tokenizer,
     ) -> "Request":
         """Check what `select` was given; raises BudgetError or SettingError.
 
@@ -94,7 +91,7 @@ class Request:
     @cached_property
     def constraints(self) -> Constraints:
         """The arguments as index based constraints, tokens counted."""
-        return self._resolve(self._costs, self.max_tokens)
+        return self._resolve(self._costs, self._room)
 
     def take(self, ranking: Sequence[int] | np.ndarray) -> tuple[int, ...]:
         """Walk a ranking of pool indices, best first, and return those that fit every constraint."""
@@ -105,7 +102,7 @@ class Request:
     ) -> Chosen:
         """Return what `method` makes of the constraints; `indices` reads the pool indices out of it."""
         chosen = method(self.constraints)
-        budget = self.max_tokens
+        budget = self._room
         while budget is not None and self.max_tokens is not None:
             excess = (self.tokens(indices(chosen)) or 0) - self.max_tokens
             if excess <= 0:
@@ -115,11 +112,8 @@ class Request:
         return chosen
 
     def tokens(self, indices: Sequence[int]) -> int | None:
-        """Count the demonstrations joined, a separator after each; None where there is no token budget."""
-        if self._counter is None:
-            return None
-        separator = self.pool.template.separator
-        return self._counter(["".join(self.pool.texts[i] + separator for i in indices)])[0]
+        """Count what the budget counts with these demonstrations; None where there is no token budget."""
+        return None if self._counter is None else self._counter.total(self.pool, indices)
 
     def selection(
         self,
@@ -145,15 +139,26 @@ class Request:
         )
 
     @cached_property
-    def _counter(self) -> Counter | None:
-        return None if self.max_tokens is None else token_counter(self.tokenizer)
+    def _counter(self) -> PromptTokens | None:
+        return None if self.max_tokens is None else prompt_tokens(self.tokenizer)
 
     @cached_property
     def _costs(self) -> np.ndarray | None:
-        if self._counter is None:
+        return None if self._counter is None else np.asarray(self._counter.costs(self.pool), dtype=np.int64)
+
+    @cached_property
+    def _room(self) -> int | None:
+        """The budget less what the prompt takes without any demonstration."""
+        if self._counter is None or self.max_tokens is None:
             return None
-        separator = self.pool.template.separator
-        return np.asarray(self._counter([text + separator for text in self.pool.texts]), dtype=np.int64)
+        fixed = self._counter.fixed(self.pool)
+        if fixed >= self.max_tokens:
+            raise BudgetError(
+                f"a token budget of {self.max_tokens}, of which instruction and query take {fixed}",
+                expected="room for them and at least one demonstration",
+                fix="raise the budget or shorten the instruction",
+            )
+        return self.max_tokens - fixed
 
     def _resolve(self, costs: np.ndarray | None, budget: int | None) -> Constraints:
         skipped = {row for rows in self.skipped.values() for row in rows}

@@ -1,12 +1,65 @@
 """Counting tokens for budgets, with nothing loaded but the tokenizer."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
+    from icl_plugins.examples import Pool
     from icl_plugins.proxy.model import Proxy
 
 Counter = Callable[[Sequence[str]], list[int]]
+
+
+@runtime_checkable
+class PromptTokens(Protocol):
+    """What a token budget counts of the prompt that demonstrations of a pool would make.
+
+    `name` goes into the config of the selection.
+    """
+
+    @property
+    def name(self) -> str:
+        """What counts, in one line."""
+
+    def fixed(self, pool: "Pool") -> int:
+        """Return the tokens of the prompt without any demonstration."""
+
+    def costs(self, pool: "Pool") -> list[int]:
+        """Return the tokens that each demonstration adds, (N,)."""
+
+    def total(self, pool: "Pool", indices: Sequence[int]) -> int:
+        """Return the tokens of the prompt with these demonstrations in this order."""
+
+
+Tokenizer: TypeAlias = "str | Proxy | PromptTokens"
+
+
+@dataclass(frozen=True)
+class JoinedTexts:
+    """The demonstrations as one text, a separator after each, and nothing else."""
+
+    name: str
+    count: Counter
+
+    def fixed(self, pool: "Pool") -> int:
+        """Return 0."""
+        return 0
+
+    def costs(self, pool: "Pool") -> list[int]:
+        """Return the tokens of each demonstration with its separator."""
+        return self.count([text + pool.template.separator for text in pool.texts])
+
+    def total(self, pool: "Pool", indices: Sequence[int]) -> int:
+        """Return the tokens of all joined, which may be more or less than their sum."""
+        return self.count(["".join(pool.texts[i] + pool.template.separator for i in indices)])[0]
+
+
+def prompt_tokens(tokenizer: Tokenizer) -> PromptTokens:
+    """Return what counts for a budget: a tokenizer counts the joined demonstrations. Raises ProxyError."""
+    if isinstance(tokenizer, PromptTokens):
+        return tokenizer
+    return JoinedTexts(str(getattr(tokenizer, "name", tokenizer)), token_counter(tokenizer))
 
 
 def token_counter(tokenizer: "str | Proxy") -> Counter:

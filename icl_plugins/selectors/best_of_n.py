@@ -15,6 +15,7 @@ from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._context import context_losses
 from icl_plugins.selectors._settings import about, check_models, check_seed, load_proxy
+from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -36,7 +37,7 @@ class BestOfN:
     held_out: int = 256
     proxy: "str | Proxy" = "micro"
     seed: int = 0
-    tokenizer: str | None = None
+    tokenizer: "str | PromptTokens | None" = None
 
     def __post_init__(self) -> None:
         """Check the settings."""

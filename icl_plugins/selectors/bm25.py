@@ -10,6 +10,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._settings import check_models, check_real
+from icl_plugins.selectors._tokens import PromptTokens
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class BM25:
 
     k1: float = 1.5
     b: float = 0.75
-    tokenizer: str = "micro"
+    tokenizer: "str | PromptTokens" = "micro"
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -12,6 +12,7 @@ from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
 from icl_plugins.selectors._settings import check_models, check_seed
+from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -34,7 +35,7 @@ class KMeans:
     proxy: "str | Proxy" = "micro"
     seed: int = 0
     on_too_long: TooLong = "error"
-    tokenizer: str | None = None
+    tokenizer: "str | PromptTokens | None" = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -66,10 +67,10 @@ class KMeans:
 def expected_shots(request: Request) -> int:
     """Return the shots, or how many demonstrations of mean length fit the token budget if that is fewer."""
     shots = request.shots or len(request.pool)
-    costs = request.constraints.costs
-    if costs is None or request.max_tokens is None:
+    costs, room = request.constraints.costs, request.constraints.max_cost
+    if costs is None or room is None:
         return shots
-    return min(shots, max(1, int(request.max_tokens / costs.mean())))
+    return min(shots, max(1, int(room / costs.mean())))
 
 
 def cluster(vectors: np.ndarray, clusters: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

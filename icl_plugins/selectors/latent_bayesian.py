@@ -21,6 +21,7 @@ from icl_plugins.selectors._settings import (
     check_seed,
     load_proxy,
 )
+from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class LatentBayesian:
     warmup: float = 0.1
     seed: int = 0
     on_too_long: Literal["error", "skip", "truncate"] = "error"
-    tokenizer: str | None = None
+    tokenizer: "str | PromptTokens | None" = None
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -10,6 +10,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._settings import check_models, check_seed
+from icl_plugins.selectors._tokens import PromptTokens
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Random:
     """
 
     seed: int = 0
-    tokenizer: str = "micro"
+    tokenizer: "str | PromptTokens" = "micro"
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -12,6 +12,7 @@ from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
 from icl_plugins.selectors._settings import check_models
+from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -30,7 +31,7 @@ class Similarity:
     embeddings: str = "proxy"
     proxy: "str | Proxy" = "micro"
     on_too_long: TooLong = "error"
-    tokenizer: str | None = None
+    tokenizer: "str | PromptTokens | None" = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
