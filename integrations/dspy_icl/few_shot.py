@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dspy
@@ -14,7 +14,6 @@ from dspy_icl.rendering import pool_of
 from dspy_icl.training import check_apart, check_examples, check_student, labels_suffice
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.quotas import Quotas
-from icl_plugins.cli.progress import shown_progress
 from icl_plugins.errors import SettingError
 from icl_plugins.selection import Selection, Selector
 
@@ -144,7 +143,7 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
     def _select(self, signature: Any, demos: Sequence[Any]) -> Selection:
         pool = pool_of(signature, demos)
         shots = None if self.k is None else min(self.k, len(pool))
-        with shown_progress(downloads=True) if self.progress else nullcontext():
+        with _progress() if self.progress else nullcontext():
             return self.selector.select(pool, shots, max_tokens=self.max_tokens, quotas=self.quotas)
 
     def _score(self, program: Any, valset: Sequence[Any] | None) -> float | None:
@@ -159,6 +158,12 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
             display_progress=self.progress,
         )
         return float(evaluate(program).score)
+
+
+def _progress() -> AbstractContextManager[None]:
+    from icl_plugins.cli.progress import shown_progress  # the command line is loaded by who wants its bars
+
+    return shown_progress(downloads=True)
 
 
 def _only(teacher: Any) -> Any:
