@@ -7,11 +7,17 @@ from typing import Any
 from icl_plugins.cli import options
 from icl_plugins.cli.inputs import SAMPLE_PREFIX, read_source
 from icl_plugins.cli.outcome import Result, as_json_text
+from icl_plugins.cli.target import for_model
+from icl_plugins.errors import SettingError
 from icl_plugins.readers import CSV_DELIMITERS, JSONL_SUFFIXES
 
 EPILOG = r"""[bold]Examples[/bold]
 
 icl-plugins count prompt.json --tokenizer ./models/target
+
+icl-plugins count prompt.json --model gpt-4o-mini --queries 10000
+
+icl-plugins count prompt.json --model deepseek/deepseek-chat --tokenizer ./deepseek-tokenizer
 
 icl-plugins count train.csv --question '{text} =>' --answer ' {label}'
 """
@@ -23,14 +29,29 @@ def count(
     answer: options.Answer = None,
     separator: options.Separator = r"\n\n",
     label_field: options.LabelField = None,
-    tokenizer: options.CountTokenizer = "micro",
+    tokenizer: options.CountTokenizer = None,
+    model: options.Model = None,
+    queries: options.Queries = None,
+    layout: options.ChatLayout = None,
     as_json: options.Json = False,
 ) -> Result:
-    """Count the tokens of a prompt, or of the demonstrations and labels that a file would give."""
-    if _holds_prompt(file):
-        counts = _of_prompt(file, tokenizer)
+    """Count the tokens of a prompt, or of the demonstrations and labels that a file would give.
+
+    With --model: the chat prompt as that model reads it, its cacheable share and its cost.
+    """
+    is_prompt = _holds_prompt(file)
+    if model and is_prompt:
+        return for_model(file, model, tokenizer, queries or 1, layout or "turns", as_json)
+    if model or queries is not None or layout:
+        raise SettingError(
+            f"--model {model} for a pool" if model else "--queries or --layout without --model",
+            expected="--model with a prompt.json; the others with --model",
+            fix="make a prompt with icl-plugins select first, and name the model",
+        )
+    if is_prompt:
+        counts = _of_prompt(file, tokenizer or "micro")
     else:
-        counts = _of_pool(file, question, answer, separator, label_field, tokenizer)
+        counts = _of_pool(file, question, answer, separator, label_field, tokenizer or "micro")
     return as_json_text(counts) if as_json else _view(counts)
 
 

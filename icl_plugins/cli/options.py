@@ -64,7 +64,9 @@ Shots = Annotated[
 MaxTokens = Annotated[
     int | None,
     Option(
-        rich_help_panel=_LIMITS, help="Tokens of instruction and demonstrations, with or instead of --shots."
+        rich_help_panel=_LIMITS,
+        help="Tokens of instruction and demonstrations, with or instead of --shots. With --target those of "
+        "the whole chat prompt, a query as long as the pool's longest included.",
     ),
 ]
 Tokenizer = Annotated[
@@ -72,7 +74,23 @@ Tokenizer = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=_LIMITS,
-        help="Counts the tokens: the target's, as folder or Hugging Face id. Default: the proxy's.",
+        help="Counts the tokens: a folder or Hugging Face id. Default: that of --target, else the proxy's.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        rich_help_panel=_LIMITS,
+        help="The model that will read the prompt, such as gpt-4o-mini: counts the chat prompt as it does.",
+    ),
+]
+ChatLayout = Annotated[
+    Literal["turns", "single", "json"] | None,
+    Option(
+        "--layout",
+        rich_help_panel=_LIMITS,
+        help="How the target gets the prompt: in turns (default), a single message, or a JSON block.",
     ),
 ]
 Quotas = Annotated[
@@ -138,16 +156,34 @@ Query = Annotated[
     ),
 ]
 Layout = Annotated[
-    Literal["text", "turns", "single"],
-    Option("--as", help="With --query: one text, or chat messages as JSON, in turns or in a single one."),
+    Literal["text", "turns", "single", "json"],
+    Option(
+        "--as",
+        help="With --query: one text, or chat messages in turns, in a single one, or with a JSON block.",
+    ),
 ]
 Counted = Annotated[
     str,
     Argument(metavar="FILE", help="A prompt.json, or a POOL as select takes it: a file or sample:banking77."),
 ]
-CountTokenizer = Annotated[
+ShownTokenizer = Annotated[
     str,
     Option(
         metavar="NAME", help="The target's tokenizer, as folder or Hugging Face id, or the shipped proxy's."
     ),
 ]
+CountTokenizer = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="The target's tokenizer: a folder or Hugging Face id. Default: that of --model, else micro's.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="Count and price a prompt for this model: gpt-4o-mini, deepseek/deepseek-chat, a folder.",
+    ),
+]
+Queries = Annotated[int | None, Option(help="With --model: price so many queries. Default: 1.")]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from icl_plugins.cli.inputs import Source
+    from icl_plugins.prompt import ManyShotPrompt
     from icl_plugins.selection import Selection
 
 _FEW_LABELS = 12
@@ -21,13 +22,18 @@ def count_with(tokenizer: str, texts: Sequence[str]) -> list[int]:
     return token_counter(tokenizer)(texts)
 
 
+def text_counts(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
+    """Return the tokens of a prompt as text: of each demonstration with its separator, and of the prefix."""
+    texts = [question + answer + prompt.template.separator for question, answer in prompt.demonstrations]
+    *shots, total = count_with(tokenizer, [*texts, prompt.prefix])
+    return {"tokenizer": tokenizer, "prompt_tokens": total, "shot_tokens": shots}
+
+
 def selection_report(
-    selection: "Selection", source: "Source", *, tokenizer: str, **facts: object
+    selection: "Selection", source: "Source", *, shot_tokens: Sequence[int], **facts: object
 ) -> dict[str, Any]:
     """Return the report of a selection with its demonstrations; ``row`` is the row of the user's file."""
     pool = selection.pool
-    separator = pool.template.separator
-    tokens = count_with(tokenizer, [pool.texts[index] + separator for index in selection.indices])
     demonstrations = [
         {
             "position": position,
@@ -39,15 +45,14 @@ def selection_report(
             "answer": pool.answers[index],
         }
         for position, (index, score, count) in enumerate(
-            zip(selection.indices, selection.scores, tokens, strict=True), 1
+            zip(selection.indices, selection.scores, shot_tokens, strict=True), 1
         )
     ]
     report = selection.report()
     return {
         **report,
+        "tokens": sum(shot_tokens) if report["tokens"] is None else report["tokens"],
         **facts,
-        "tokens": sum(tokens) if report["tokens"] is None else report["tokens"],
-        "tokenizer": tokenizer,
         "removed_duplicates": source.file_size - len(pool),
         "demonstrations": demonstrations,
     }
@@ -67,6 +72,7 @@ def selection_view(report: Mapping[str, Any]) -> RenderableType:
             ("duplicates", _duplicates(report["duplicate_groups"])),
             ("time", _seconds(report)),
             ("written", report["out"] or ""),
+            *(("warning", text) for text in report.get("warnings", ())),
         ),
     )
 
@@ -144,7 +150,8 @@ def _gradients(report: Mapping[str, Any]) -> str:
 
 
 def _tokens(report: Mapping[str, Any]) -> str:
-    text = f"{report['prompt_tokens']:,} counted with {report['tokenizer']}, separators included"
+    what = "instruction and longest query" if "target" in report else "separators"
+    text = f"{report['prompt_tokens']:,} counted with {report['tokenizer']}, {what} included"
     instruction = report["instruction_tokens"]
     return f"{text}; {instruction:,} of them for the instruction" if instruction else text
 

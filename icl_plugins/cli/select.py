@@ -4,16 +4,19 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icl_plugins.cli import options
 from icl_plugins.cli.budget import instruction_tokens, remaining_tokens
 from icl_plugins.cli.inputs import Source, parse_pairs, parse_quotas, parse_rows, read_source, unescape
 from icl_plugins.cli.methods import SETTINGS, make_selector
 from icl_plugins.cli.outcome import Result, as_json_text, write_result
+from icl_plugins.cli.target import chat_counts, chat_tokens
 from icl_plugins.errors import ArtefactError, StoreError
 
 if TYPE_CHECKING:
+    from openai_icl import ChatTokens
+
     from icl_plugins.prompt import ManyShotPrompt
     from icl_plugins.selection import Selection
 
@@ -24,6 +27,8 @@ icl-plugins select sample:banking77 --shots 64 --out prompt.json
 icl-plugins select train.jsonl --question 'Query: {text}\nIntent:' --answer ' {label}' --shots 64 -o p.json
 
 icl-plugins select quiz.csv -q '{question}\n{choices}\nA:' -a ' {answer:letter}' --max-tokens 4000 -o p.json
+
+icl-plugins select sample:banking77 --max-tokens 8000 --target gpt-4o-mini -o p.json
 
 icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --quotas 1 --store folder -o p.json
 
@@ -46,6 +51,8 @@ def select(
     drop_conflicting: options.DropConflicting = False,
     shots: options.Shots = None,
     max_tokens: options.MaxTokens = None,
+    target: options.Target = None,
+    layout: options.ChatLayout = None,
     tokenizer: options.Tokenizer = None,
     quotas: options.Quotas = None,
     include: options.Include = None,
@@ -60,12 +67,14 @@ def select(
 ) -> Result:
     """Choose demonstrations from labelled examples and write them as a prompt."""
     _check_writable(out)
+    instruction = unescape(instruction)
+    chat = chat_tokens(target, tokenizer, instruction, layout, max_tokens)
     fields = {
         "proxy": proxy,
         "seed": seed,
         "store": store,
         "on_too_long": on_too_long,
-        "tokenizer": tokenizer,
+        "tokenizer": chat or tokenizer,
     }
     selector = make_selector(method, fields, parse_pairs("--set", settings or ()))
     _check_store(getattr(selector, "store", None))
@@ -83,8 +92,8 @@ def select(
     rows = {name: source.pool_rows(f"--{name}", given) for name, given in rows.items()}
 
     counted_with = str(getattr(selector, "tokenizer", None) or getattr(selector, "proxy", "micro"))
-    instruction = unescape(instruction)
-    used = instruction_tokens(instruction, source.pool, counted_with)
+    # a target counts the whole prompt by itself
+    used = 0 if chat else instruction_tokens(instruction, source.pool, counted_with)
     budget = remaining_tokens(max_tokens, used)
 
     from icl_plugins.cli.progress import shown_progress
@@ -92,14 +101,18 @@ def select(
     started = perf_counter()
     with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
         selection = selector.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
-    facts = {"method": method, "seconds": perf_counter() - started, "instruction_tokens": used}
+    facts: dict[str, Any] = {
+        "method": method,
+        "seconds": perf_counter() - started,
+        "instruction_tokens": used,
+    }
     prompt = _prompt(selection, source, instruction)
     try:
         prompt.save(out)
     except (ArtefactError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
-        write_result(_result(selection, source, prompt, counted_with, as_json, out=None, **facts))
+        write_result(_result(selection, source, prompt, chat or counted_with, as_json, out=None, **facts))
         raise
-    return _result(selection, source, prompt, counted_with, as_json, out=str(out), **facts)
+    return _result(selection, source, prompt, chat or counted_with, as_json, out=str(out), **facts)
 
 
 def _prompt(selection: "Selection", source: Source, instruction: str) -> "ManyShotPrompt":
@@ -115,14 +128,17 @@ def _result(
     selection: "Selection",
     source: Source,
     prompt: "ManyShotPrompt",
-    tokenizer: str,
+    counter: "str | ChatTokens",
     as_json: bool,
-    **facts: object,
+    **facts: Any,
 ) -> Result:
-    from icl_plugins.cli.report import count_with, selection_report, selection_view
+    from icl_plugins.cli.report import selection_report, selection_view, text_counts
 
-    (total,) = count_with(tokenizer, [prompt.prefix])
-    report = selection_report(selection, source, tokenizer=tokenizer, prompt_tokens=total, **facts)
+    if isinstance(counter, str):
+        facts.update(text_counts(prompt, counter))
+    else:
+        facts.update(chat_counts(selection, prompt, counter))
+    report = selection_report(selection, source, **facts)
     return as_json_text(report) if as_json else selection_view(report)
 
 

@@ -1,13 +1,13 @@
 """`icl-plugins show`: what a saved prompt holds, or the prompt for one query, ready to send."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl_plugins.cli import options
 from icl_plugins.cli.inputs import parse_pairs
 from icl_plugins.cli.outcome import Result, as_json_text
 
 if TYPE_CHECKING:
-    from icl_plugins.prompt import ManyShotPrompt
+    from icl_plugins.prompt import Layout, ManyShotPrompt
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -23,7 +23,7 @@ def show(
     prompt: options.PromptFile,
     query: options.Query = None,
     layout: options.Layout = "text",
-    tokenizer: options.CountTokenizer = "micro",
+    tokenizer: options.ShownTokenizer = "micro",
     as_json: options.Json = False,
 ) -> Result:
     """Show the demonstrations of a saved prompt, or with --query the whole prompt for one query."""
@@ -57,12 +57,10 @@ def show(
 
 def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
     """Return what a prompt holds, with token counts; rows and scores are None where it does not say."""
-    from icl_plugins.cli.report import count_with
+    from icl_plugins.cli.report import text_counts
 
-    texts = [question + answer for question, answer in prompt.demonstrations]
-    separator = prompt.template.separator
-    *tokens, total = count_with(tokenizer, [*(text + separator for text in texts), prompt.prefix])
-    unknown: list[None] = [None] * len(texts)
+    counted = text_counts(prompt, tokenizer)
+    unknown: list[None] = [None] * len(prompt.demonstrations)
     made: dict[str, Any] = dict(prompt.provenance)
     demonstrations = [
         {
@@ -79,17 +77,17 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
                 prompt.demonstrations,
                 made.get("rows", made.get("indices", unknown)),
                 made.get("scores", unknown),
-                tokens,
+                counted["shot_tokens"],
                 strict=True,
             ),
             1,
         )
     ]
     return {
-        "shots": len(texts),
+        "shots": len(prompt.demonstrations),
         "instruction": prompt.instruction,
         "template": {name: getattr(prompt.template, name) for name in ("question", "answer", "separator")},
-        "tokens": total,
+        "tokens": counted["prompt_tokens"],
         "tokenizer": tokenizer,
         "method": made.get("config", {}).get("selector"),
         "fingerprint": prompt.fingerprint,
@@ -98,8 +96,10 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
     }
 
 
-def _for_query(prompt: "ManyShotPrompt", fields: dict[str, str], layout: str, as_json: bool) -> str:
+def _for_query(
+    prompt: "ManyShotPrompt", fields: dict[str, str], layout: 'Literal["text"] | Layout', as_json: bool
+) -> str:
     if layout == "text":
         text = prompt.text(fields)
         return as_json_text({"text": text}) if as_json else text
-    return as_json_text(prompt.messages(fields, layout="single" if layout == "single" else "turns"))
+    return as_json_text(prompt.messages(fields, layout=layout))
