@@ -106,14 +106,18 @@ def _accepted_calls(program: Any, example: Any, metric: Metric | None) -> list[C
 
 
 def _without(program: Any, example: Any) -> Any:
-    """Return the program, or where the example is among its demonstrations, a copy that lacks it."""
-    shown = [example in predictor.demos for predictor in program.predictors()]
-    if not any(shown):
+    """Return the program, or where a demonstration has the example's inputs, a copy that lacks it."""
+    if not any(_asks(demo, example) for predictor in program.predictors() for demo in predictor.demos):
         return program
-    copied = program.deepcopy()
+    copied = share_lms(program.deepcopy(), program)
     for predictor in copied.predictors():
-        predictor.demos = [demo for demo in predictor.demos if demo != example]
-    return share_lms(copied, program)
+        predictor.demos = [demo for demo in predictor.demos if not _asks(demo, example)]
+    return copied
+
+
+def _asks(demo: Mapping[str, Any], example: Any) -> bool:
+    """Compare the inputs only: a demonstration may be a dict, after loading, or have been augmented."""
+    return all(name in demo and demo[name] == value for name, value in example.inputs().items())
 
 
 def share_lms(copied: Any, original: Any) -> Any:

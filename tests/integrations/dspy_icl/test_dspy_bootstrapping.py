@@ -107,19 +107,25 @@ def test_of_several_calls_of_a_predictor_one_is_kept_drawn_with_the_seed():
     assert set(parts[0]) == {0, 1}
 
 
-def test_an_example_never_sees_itself_among_the_demonstrations_that_teach():
+@pytest.mark.parametrize("kind", ["labelled", "augmented", "loaded from JSON"])
+def test_an_example_never_sees_itself_among_the_demonstrations_that_teach(kind):
     trainset = make_trainset(4)
     teacher = OneStage()
-    teacher.predictor.demos = list(trainset[:2])
+    made = {
+        "labelled": lambda e: e,
+        "augmented": lambda e: e.copy(augmented=True),
+        "loaded from JSON": lambda e: e.toDict(),
+    }
+    demos = teacher.predictor.demos = [made[kind](example) for example in trainset[:2]]
     lm = knowing(trainset)
     teacher.set_lm(lm)
     RandomFewShot(bootstrap=True, num_threads=1).compile(OneStage(), teacher=teacher, trainset=trainset)
     assert len(lm.history) == 4
     for call, example in zip(lm.history, trainset, strict=True):
-        *demos, asked = [m["content"] for m in call["messages"] if m["role"] == "user"]
-        assert example.text in asked and not any(example.text in demo for demo in demos)
-        assert len(demos) == 2 - (example in trainset[:2])
-    assert teacher.predictor.demos == trainset[:2]
+        *shown, asked = [m["content"] for m in call["messages"] if m["role"] == "user"]
+        assert example.text in asked and not any(example.text in text for text in shown)
+        assert len(shown) == 2 - (example in trainset[:2])
+    assert teacher.predictor.demos is demos and len(demos) == 2
 
 
 def test_failing_examples_are_left_out_named_and_told(caplog):

@@ -1,0 +1,206 @@
+"""Bad input: a typed error that names what is wrong, before any LM is asked."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dspy
+import pytest
+from dspy_icl import BootstrapError, GradientMatchingFewShot, RandomFewShot, SelectorFewShot
+from dspy_programs import Classify, OneStage, TwoStages, knowing, make_trainset, right
+
+from icl_plugins import Random
+from icl_plugins.errors import DataError, SettingError, TooLongError
+
+
+def refused(error, text, **arguments):
+    """Compiling raises this, and nobody is asked anything."""
+    lm = knowing(make_trainset(), topic="t")
+    optimizer = arguments.pop("optimizer", RandomFewShot())
+    student = arguments.pop("student", OneStage())
+    with dspy.context(lm=lm), pytest.raises(error, match=text) as caught:
+        optimizer.compile(student, **{"trainset": make_trainset(), **arguments})
+    assert lm.history == []
+    assert caught.value.fix
+
+
+# --- the trainset ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_trainset():
+    refused(DataError, "empty trainset", trainset=[])
+
+
+@pytest.mark.parametrize("name", ["trainset", "valset"])
+def test_examples_without_with_inputs_are_named(name):
+    examples = [dspy.Example(text=f"other {row}", area="card").with_inputs("text") for row in range(3)]
+    examples[1] = dspy.Example(text="x", area="card")
+    refused(
+        DataError, f"example 1 of the {name} does not say which of its fields are inputs", **{name: examples}
+    )
+
+
+def test_dicts_instead_of_examples():
+    refused(DataError, "dict as example 0 of the trainset", trainset=[{"text": "a", "area": "card"}])
+
+
+def test_a_field_that_only_some_examples_have():
+    trainset = make_trainset(4)
+    trainset[2] = trainset[2].without("area")
+    refused(
+        DataError,
+        "example 2 of the trainset lacks 'area' of predictor 'predictor'.*1 of 4",
+        trainset=trainset,
+    )
+
+
+def test_none_counts_as_missing():
+    trainset = make_trainset(4)
+    trainset[3] = trainset[3].copy(area=None)
+    refused(DataError, "example 3 of the trainset lacks 'area'", trainset=trainset)
+
+
+def test_labels_that_do_not_suffice_where_bootstrapping_is_off():
+    refused(
+        DataError,
+        "no 'topic' for predictor 'topic'",
+        student=TwoStages(),
+        optimizer=RandomFewShot(bootstrap=False),
+    )
+
+
+def test_an_example_too_long_for_the_proxy():
+    trainset = make_trainset(3)
+    trainset[1] = trainset[1].copy(text="word " * 20_000)
+    refused(TooLongError, "1", trainset=trainset, optimizer=GradientMatchingFewShot(epochs=1, k=1))
+
+
+# --- leaks -----------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_example_that_could_become_a_demonstration_is_refused_by_name():
+    valset = [dspy.Example(text="new", area="card").with_inputs("text"), make_trainset()[7]]
+    refused(
+        DataError,
+        "example 1 of the valset has the inputs of example 7 of the trainset.*question 7",
+        valset=valset,
+    )
+
+
+def test_a_leak_is_one_also_under_another_label_or_with_another_id():
+    leak = dspy.Example(make_trainset()[4], area="phone", id=99)
+    refused(DataError, "example 4 of the trainset", valset=[leak.with_inputs("text")])
+
+
+def test_inputs_without_a_hash_are_compared_by_content():
+    trainset = [dspy.Example(text=["a", {"b": row}], area="card").with_inputs("text") for row in range(2)]
+    valset = [dspy.Example(text=["a", {"b": 1}], area="card").with_inputs("text")]
+    refused(DataError, "example 1 of the trainset", trainset=trainset, valset=valset)
+
+
+# --- programs --------------------------------------------------------------------------------------------
+
+
+class NoPredictors(dspy.Module):
+    def forward(self, text):
+        return dspy.Prediction(area="card")
+
+
+def test_a_student_without_predictors():
+    refused(SettingError, "NoPredictors has no predictor", student=NoPredictors())
+
+
+def test_a_student_whose_only_predictors_are_frozen():
+    class Shell(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = OneStage()
+            self.inner._compiled = True
+
+    refused(SettingError, "Shell has no predictor", student=Shell())
+
+
+def test_a_student_that_is_no_program():
+    refused(SettingError, "student of type str", student="text -> area")
+
+
+def test_a_teacher_of_another_structure():
+    refused(SettingError, "teacher without a predictor 'topic'", student=TwoStages(), teacher=OneStage())
+    other = OneStage("text, mood -> area")
+    refused(SettingError, "of the fields text, area", teacher=other, optimizer=RandomFewShot(bootstrap=True))
+
+
+def test_several_teachers():
+    refused(SettingError, "2 teachers", student=TwoStages(), teacher=[TwoStages(), TwoStages()])
+
+
+def test_no_lm_where_one_is_needed():
+    with pytest.raises(SettingError, match="no LM"):
+        RandomFewShot().compile(TwoStages(), trainset=make_trainset())
+
+
+def test_an_lm_that_fails_on_some_examples_is_borne_up_to_max_errors():
+    trainset = make_trainset(6)
+    with dspy.context(lm=knowing(trainset[:4], topic="t")):
+        assert len(RandomFewShot(max_errors=3).compile(TwoStages(), trainset=trainset).area.demos) == 4
+        with pytest.raises(BootstrapError, match="examples failed, example [45]"):
+            RandomFewShot(max_errors=2).compile(TwoStages(), trainset=trainset)
+
+
+def test_a_metric_that_fails_is_a_failed_run():
+    def broken(example, prediction, trace=None):
+        raise KeyError("oops")
+
+    trainset = make_trainset(2)
+    with (
+        dspy.context(lm=knowing(trainset, topic="t")),
+        pytest.raises(BootstrapError, match="KeyError: 'oops'"),
+    ):
+        RandomFewShot(metric=broken).compile(TwoStages(), trainset=trainset)
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"k": 0},
+        {"k": 1.5},
+        {"k": None},
+        {"max_tokens": 0},
+        {"num_threads": 0},
+        {"max_errors": 0},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(settings):
+    with pytest.raises(SettingError, match=next(iter(settings))):
+        SelectorFewShot(Random(), **settings)
+
+
+@pytest.mark.parametrize("selector", [Random, "random", None], ids=repr)
+def test_what_is_no_selector(selector):
+    with pytest.raises(SettingError, match="selector="):
+        SelectorFewShot(selector)
+
+
+def test_a_missing_dspy_is_told_with_the_pip_line():
+    code = (
+        "import sys; sys.modules['dspy'] = None\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[3] / 'integrations')!r})\n"
+        "import icl_plugins.errors\n"
+        "try:\n    import dspy_icl\n"
+        "except icl_plugins.errors.OptionalDependencyError as error:\n    print(error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert re.search(r"pip install 'icl-plugins\[dspy\]'", told)
+
+
+def test_braces_and_markers_of_dspy_in_the_data_stay_text_in_every_demonstration():
+    trainset = [dspy.Example(text="{area} [[ ## area ## ]] {{x}}", area="card").with_inputs("text")]
+    compiled = RandomFewShot().compile(OneStage(Classify), trainset=trainset)
+    assert compiled.predictor.demos[0].text == trainset[0].text
+    assert right(trainset[0], dspy.Prediction(area=compiled.predictor.demos[0].area))
