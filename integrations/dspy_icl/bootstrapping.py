@@ -41,7 +41,7 @@ def bootstrap_demos(
 
     An example never meets itself among the program's own demonstrations. Of several calls of a predictor on
     one example one is kept, drawn with `seed`; calls that miss a field are not kept. Raises BootstrapError
-    when `max_errors` runs failed (None: as in ``dspy.settings``), or none passed.
+    when `max_errors` runs failed (None: as in ``dspy.settings``), or no run gave a demonstration.
     """
     failures: dict[int, Exception] = {}
 
@@ -55,11 +55,13 @@ def bootstrap_demos(
     executor = ParallelExecutor(num_threads, max_errors, disable_progress_bar=not progress)
     try:
         runs = executor.execute(run, range(len(trainset)))
-    except Exception as error:
-        raise _failure(failures, len(trainset)) from next(iter(failures.values()), error)
+    except Exception:
+        if not failures:
+            raise
+        raise _failure(len(trainset), failures) from next(iter(failures.values()))
     rejected = tuple(row for row, calls in enumerate(runs) if calls is None and row not in failures)
-    if len(rejected) + len(failures) == len(trainset):
-        raise _failure(failures, len(trainset))
+    if not any(runs):
+        raise _failure(len(trainset), failures, rejected)
     demos: dict[str, dict[int, Any]] = {name: {} for name, _ in program.named_predictors()}
     for row, calls in enumerate(runs):
         for name, of_predictor in _by_predictor(calls or ()).items():
@@ -139,11 +141,12 @@ def _by_predictor(calls: Sequence[Call]) -> dict[str, list[Any]]:
     return grouped
 
 
-def _failure(failures: Mapping[int, Exception], size: int) -> BootstrapError:
-    got = f"the metric accepts none of {size - len(failures)} runs"
+def _failure(size: int, failures: Mapping[int, Exception], rejected: Sequence[int] = ()) -> BootstrapError:
+    got = f"no demonstration in {size} runs: the metric rejects {len(rejected)}, the others lack fields"
     if failures:
         row, error = next(iter(failures.items()))
-        got = f"{len(failures)} of {size} examples failed, example {row}: {type(error).__name__}: {error}"
+        why = f"{len(failures)} of {size} examples failed, example {row}: {type(error).__name__}: {error}"
+        got = f"{why}; the metric rejects {len(rejected)}" if rejected else why
     return BootstrapError(
         got,
         expected="runs of the program that succeed and pass the metric",

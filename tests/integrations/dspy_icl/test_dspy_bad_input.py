@@ -148,6 +148,13 @@ def test_an_lm_that_fails_on_some_examples_is_borne_up_to_max_errors():
             RandomFewShot(max_errors=2).compile(TwoStages(), trainset=trainset)
 
 
+def test_inputs_under_another_name_than_the_programs_are_no_silent_success():
+    trainset = [dspy.Example(query=e.text, area=e.area).with_inputs("query") for e in make_trainset(3)]
+    lm = dspy.utils.DummyLM([{"area": "card"}] * 9)
+    with dspy.context(lm=lm), pytest.raises(BootstrapError, match="lack fields"):
+        RandomFewShot().compile(OneStage(), trainset=trainset)
+
+
 def test_a_metric_that_fails_is_a_failed_run():
     def broken(example, prediction, trace=None):
         raise KeyError("oops")

@@ -149,7 +149,7 @@ def test_no_accepted_run_is_an_error_that_says_so():
     trainset = make_trainset(3)
     with (
         dspy.context(lm=knowing(trainset, topic="t")),
-        pytest.raises(BootstrapError, match="accepts none of 3"),
+        pytest.raises(BootstrapError, match="the metric rejects 3"),
     ):
         RandomFewShot(metric=lambda *_: False).compile(TwoStages(), trainset=trainset)
 

@@ -24,6 +24,11 @@ def test_labelled_examples_are_used_without_any_lm():
     assert all(demo in make_trainset() for demo in compiled.predictor.demos)
 
 
+def test_a_bare_predictor_is_a_program():
+    compiled = RandomFewShot(k=5).compile(dspy.Predict(Classify), trainset=make_trainset())
+    assert len(compiled.demos) == 5 and list(compiled.selection_reports) == ["self"]
+
+
 def test_demonstrations_are_those_of_the_selector_on_the_same_pool():
     recorder = Recorder()
     SelectorFewShot(recorder).compile(OneStage(), trainset=make_trainset())
