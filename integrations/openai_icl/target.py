@@ -38,6 +38,8 @@ class Target:
         Raises SettingError for an unknown name (near ones are named) and for a tokenizer without chat
         template, ProxyError for a tokenizer that is not here, OptionalDependencyError.
         """
+        if not (isinstance(model, str) and model):
+            raise table.unknown(str(model))
         if model == "micro" or Path(model).expanduser().is_dir():
             return cls._local(model, TemplatedChat.load(tokenizer or model))
         found = table.find(model)
