@@ -41,7 +41,9 @@ def count(
     """
     is_prompt = _holds_prompt(file)
     if model and is_prompt:
-        return for_model(file, model, tokenizer, queries or 1, layout or "turns", as_json)
+        return for_model(
+            file, model, tokenizer, 1 if queries is None else queries, layout or "turns", as_json
+        )
     if model or queries is not None or layout:
         raise SettingError(
             f"--model {model} for a pool" if model else "--queries or --layout without --model",
