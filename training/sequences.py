@@ -49,6 +49,7 @@ class Stage:
     vocabulary: int  # words of the one-word tasks
     mix: dict[str, float]  # weight of each kind of task
     fixed_template: bool = False
+    capitals: bool = False  # half of the names as labels are written: Business, Get Weather
     enough: float = 2.0  # recall at which the stage ends early
 
 
@@ -225,6 +226,8 @@ class Sampler:
         chosen = [
             self.table.words[i] for i in rng.choice(self.label_words, (count, size), replace=False).flat
         ]
+        if stage.capitals and rng.random() < 0.5:
+            chosen = [word.capitalize() for word in chosen]
         names = [chosen[i : i + size] for i in range(0, count * size, size)]
         return [self.piece(" " + JOINED[style](name)) for name in names], True
 

@@ -42,9 +42,10 @@ STAGES = (
     Stage("all words", 400, 128, 4096, (1, 1), 1, 8, 6000, SYMBOLS_ONLY, False, enough=0.9),
     Stage("phrases 1-4", 450, 192, 8192, (1, 4), 3, 6, 6000, PHRASES, enough=0.85),
     Stage("phrases 3-12", 700, 256, 8192, (3, 12), 8, 6, 6000, SENTENCES, enough=0.8),
-    Stage("sentences", 2000, 512, 8192, (4, 45), 100, 8, 6000, SENTENCES),
-    Stage("many shots", 1300, 1024, 8192, (4, 60), 400, 12, 6000, SENTENCES),
-    Stage("longest", 400, 2048, 8192, (4, 60), 400, 16, 6000, SENTENCES),
+    Stage("sentences", 1450, 512, 8192, (4, 45), 100, 8, 6000, SENTENCES),
+    Stage("written names", 550, 512, 8192, (4, 45), 100, 8, 6000, SENTENCES, capitals=True),
+    Stage("many shots", 1300, 1024, 8192, (4, 60), 400, 12, 6000, SENTENCES, capitals=True),
+    Stage("longest", 400, 2048, 8192, (4, 60), 400, 16, 6000, SENTENCES, capitals=True),
 )
 TOTAL = sum(stage.steps for stage in STAGES)
 
