@@ -41,7 +41,7 @@ class Selection:
     * ``objective_name``; ``random_objective``: that of a random set of n, root mean square in closed form;
     * ``random_spread``, ``random_rows``: that of one row, and the number N of rows, where that of k rows is
       spread * sqrt((N - k) / (k (N - 1))), as it is for the distance of a mean from the mean of all N;
-    * ``tokens``: of all demonstrations joined, a separator after each;
+    * ``tokens``: of all demonstrations joined, a separator after each, or what a target's counter counts;
     * ``skipped``: reason -> rows left out of the candidates;
     * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
     * ``proxy``: its name as given, where config has the last part of a folder only;

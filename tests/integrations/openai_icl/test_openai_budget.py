@@ -5,7 +5,18 @@ from dataclasses import replace
 import pytest
 from openai_icl import ChatTokens, Target
 
-from icl_plugins import BM25, GradientMatching, ManyShotPrompt, Pool, Random, Similarity, Template
+from icl_plugins import (
+    BM25,
+    BestOfN,
+    GradientMatching,
+    KMeans,
+    LatentBayesian,
+    ManyShotPrompt,
+    Pool,
+    Random,
+    Similarity,
+    Template,
+)
 from icl_plugins.errors import BudgetError, SettingError
 
 WORDS = [
@@ -28,6 +39,9 @@ SELECTORS = {
     "random": Random(),
     "bm25": BM25(),
     "similarity": Similarity(),
+    "kmeans": KMeans(),
+    "best_of_n": BestOfN(sets=2, held_out=4),
+    "latent_bayesian": LatentBayesian(epochs=1),
     "gradient_matching": GradientMatching(epochs=1, batch_size=16),
 }
 
