@@ -79,6 +79,19 @@ def test_an_adapter_that_hides_demonstrations_in_the_system_message_is_refused_b
         render_demos(Classify, DEMOS)
 
 
+class OtherQuery(OwnFormat):
+    """Words the query by the number of demonstrations, so that nobody can tell which messages are theirs."""
+
+    def format(self, signature, demos, inputs):
+        *turns, last = super().format(signature, demos, inputs)
+        return [*turns, {**last, "content": f"Answer as in the {len(demos)} examples."}]
+
+
+def test_an_adapter_whose_demonstrations_cannot_be_told_from_the_rest_is_refused():
+    with dspy.context(adapter=OtherQuery()), pytest.raises(SettingError, match="OtherQuery"):
+        render_demos(Classify, DEMOS)
+
+
 def test_no_demonstrations_are_no_messages():
     assert render_demos(Classify, []) == []
 
