@@ -40,7 +40,7 @@ def main() -> None:
     """Choose twice from the same pool, and ask both prompts the same held-out queries."""
     options = arguments()
     records = load(options.data)
-    random.Random(0).shuffle(records)
+    random.Random(0).shuffle(records)  # noqa: S311
     test, pool = records[: options.test], Pool.from_records(records[options.test :], TEMPLATE)
     choices = {
         "gradient-matched": GradientMatching(),
