@@ -29,7 +29,7 @@ def main() -> None:
     """Choose from one part of the questions, compare on the other."""
     test, train = questions()[:TEST], questions()[TEST:]
     pool = Pool.from_records(train, TEMPLATE)
-    matched = GradientMatching(seed=0).select(pool, SHOTS, quotas="proportional")
+    matched = GradientMatching(seed=0).select(pool, SHOTS)
     controls = [Random(seed=seed).select(pool, SHOTS) for seed in SEEDS]
     with target(__doc__ or "") as model:
         scores = [accuracy(chain(control, model), test) for control in controls]

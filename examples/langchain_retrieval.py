@@ -73,7 +73,7 @@ def main() -> None:
         found = RunnablePassthrough.assign(context=(lambda query: query["text"]) | retrieve)
         return found | prompt | model | StrOutputParser()
 
-    matched = GradientMatching(seed=0).select(pool, SHOTS, quotas="proportional")
+    matched = GradientMatching(seed=0).select(pool, SHOTS)
     controls = [Random(seed=seed).select(pool, SHOTS) for seed in SEEDS]
     with target(__doc__ or "") as model:
         scores = [accuracy(chain(control, model), test) for control in controls]
