@@ -62,6 +62,6 @@ def accuracy(chain: Runnable[Any, str], test: Sequence[Mapping[str, str]]) -> fl
 def report(matched: float, controls: Sequence[float], tested: int) -> None:
     """Print the number that it was all about."""
     every = ", ".join(f"{one:.3f}" for one in controls)
-    print(f"random shots, {len(controls)} seeds: {every}; mean {mean(controls):.3f}")  # noqa: T201
-    print(f"gradient-matched shots: {matched:.3f}")  # noqa: T201
-    print(f"gain: {matched - mean(controls):+.3f} accuracy on {tested} held-out questions")  # noqa: T201
+    print(f"random shots, {len(controls)} seeds: {every}; mean {mean(controls):.3f}")
+    print(f"gradient-matched shots: {matched:.3f}")
+    print(f"gain: {matched - mean(controls):+.3f} accuracy on {tested} held-out questions")

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# the folders here have the packages' names, and an editable install comes after every folder
-sys.path.append(str(ROOT / "integrations"))
 sys.path.append(str(ROOT / "examples"))  # examples import each other by name
 
 from local_server import local_server  # noqa: E402

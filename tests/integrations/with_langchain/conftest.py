@@ -1,16 +1,11 @@
 """Labelled examples, and a selector that counts how often it is asked."""
 
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from icl_plugins import Pool, Random, Template
-
-# the folder of these tests has the package's name, and an editable install comes after every folder
-sys.path.append(str(Path(__file__).parents[3] / "integrations"))
 
 TEMPLATE = Template(question="Query: {text}\nIntent:", answer=" {label}")
 
