@@ -49,6 +49,7 @@ def chat_counts(selection: "Selection", prompt: "ManyShotPrompt", chat: "ChatTok
     from openai_icl import count_prompt
 
     total = chat.total(selection.pool, selection.indices)
+    query = chat.longest(selection.pool)
     return {
         "target": chat.target.name,
         "layout": chat.layout,
@@ -56,7 +57,7 @@ def chat_counts(selection: "Selection", prompt: "ManyShotPrompt", chat: "ChatTok
         "tokens": total,
         "prompt_tokens": total,
         "shot_tokens": chat.costs(selection.pool.subset(selection.indices)),
-        "warnings": count_prompt(prompt, chat.target, layout=chat.layout).warnings,
+        "warnings": count_prompt(prompt, chat.target, layout=chat.layout, query=query).warnings,
     }
 
 

@@ -1,6 +1,6 @@
 """ChatTokens: a token budget counted as the target reads the prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,12 +50,12 @@ class ChatTokens:
             examples=({},) * len(indices),
             instruction=self.instruction,
         )
-        return self.target.at_most(prompt.messages(pool.examples[self._query(pool)], self.layout))
+        return self.target.at_most(prompt.messages(self.longest(pool), self.layout))
 
-    def _query(self, pool: "Pool") -> int:
-        """Return the row of the longest question; found once for a pool."""
+    def longest(self, pool: "Pool") -> Mapping[str, object]:
+        """Return the example with the longest question, which stands for the query; found once for a pool."""
         key = pool.fingerprint
         if key not in self._queries:
             lengths = [self.target.count([{"role": "user", "content": text}]) for text in pool.questions]
             self._queries[key] = lengths.index(max(lengths))
-        return self._queries[key]
+        return pool.examples[self._queries[key]]

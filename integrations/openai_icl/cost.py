@@ -1,7 +1,7 @@
 """What a prompt takes of its target: tokens, the share that is cached, and money."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -18,8 +18,8 @@ from openai_icl.target import Target
 class PromptCount:
     """Tokens and cost of a prompt for its target.
 
-    tokens: the whole prompt, its query as long as the longest question of the demonstrations. prefix_tokens:
-    what is the same for every query. query_tokens, answer_tokens: those of the demonstrations on average,
+    tokens: the whole prompt with the query that was named, else one as long as the longest question of the
+    demonstrations. prefix_tokens: what is the same for every query. query_tokens, answer_tokens: those of the demonstrations on average,
     rounded up (a query with what the chat format puts around it). margin: 0, or the share by which all of
     them may be off. cacheable_tokens: the part of the prefix that the provider's cache can hold;
     cacheable_share: of prefix and query. cost_*: USD for all queries and answers, None where the table has no
@@ -46,11 +46,18 @@ class PromptCount:
 
 
 def count_prompt(
-    prompt: ManyShotPrompt, target: Target, *, queries: int = 1, layout: Layout = "turns"
+    prompt: ManyShotPrompt,
+    target: Target,
+    *,
+    queries: int = 1,
+    layout: Layout = "turns",
+    query: Mapping[str, object] | None = None,
 ) -> PromptCount:
     """Count a prompt for its target and price so many queries.
 
-    Raises SettingError for `queries` below 1 or an unknown layout, DataError for a prompt of nothing.
+    query: the fields of the longest query that is expected, where the demonstrations have none as long.
+    Raises SettingError for `queries` below 1 or an unknown layout, DataError for a prompt of nothing,
+    TemplateError for a field that the query lacks.
     """
     whole_number("queries", queries, 1)
     if not prompt.demonstrations:
@@ -59,13 +66,13 @@ def count_prompt(
         )
     questions = [question for question, _ in prompt.demonstrations]
     alone = [target.count(_user(question)) for question in questions]
-    longest = max(alone)
-    tokens = target.count(_messages(prompt, questions[alone.index(longest)], layout))
-    prefix, query = tokens - longest, math.ceil(fmean(alone))
+    longest = questions[alone.index(max(alone))] if query is None else prompt.template.render_question(query)
+    tokens = target.count(_messages(prompt, longest, layout))
+    prefix, average = tokens - target.count(_user(longest)), math.ceil(fmean(alone))
     answer = math.ceil(fmean(_content_tokens(target, [answer for _, answer in prompt.demonstrations])))
-    priced = table.prices(target.row, prefix + query)
+    priced = table.prices(target.row, prefix + average)
     cacheable = _cacheable(target, prefix) if priced and priced[2] is not None else 0
-    without, with_cache = _costs(priced, prefix + query, cacheable, answer, queries)
+    without, with_cache = _costs(priced, prefix + average, cacheable, answer, queries)
     return PromptCount(
         model=target.name,
         tokenizer=target.counter.tokenizer,
@@ -74,11 +81,11 @@ def count_prompt(
         shots=len(questions),
         tokens=tokens,
         prefix_tokens=prefix,
-        query_tokens=query,
+        query_tokens=average,
         answer_tokens=answer,
         context=target.context,
         cacheable_tokens=cacheable,
-        cacheable_share=cacheable / (prefix + query),
+        cacheable_share=cacheable / (prefix + average),
         queries=queries,
         cost_without_caching=without,
         cost_with_caching=with_cache,

@@ -115,6 +115,19 @@ def test_count_warns_before_the_context_overflows(select, command):
     assert "does not fit" in " ".join(out.split())
 
 
+def test_select_warns_of_the_overflow_that_its_own_count_shows(select):
+    """The longest question of the pool stands for the query, chosen or not."""
+    rows = [{"text": f"question {row}", "label": "card"} for row in range(20)]
+    rows.append({"text": "word " * 8100, "label": "rate"})
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    code, out, _ = select("-n", "20", "--exclude", "20", "--target", "gpt-4", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["tokens"] > 8192
+    assert any(
+        f"up to {report['tokens'] + 1:,} tokens with the answer" in text for text in report["warnings"]
+    )
+
+
 def test_show_prints_the_json_layout(select, command):
     select("-n", "3")
     code, out, _ = command("show", "prompt.json", "--query", "text=x", "--as", "json")

@@ -46,6 +46,16 @@ def test_every_layout_is_counted_as_it_is_sent(layout):
     assert count_prompt(prompt, target, layout=layout).tokens == expected
 
 
+@pytest.mark.parametrize("layout", ["turns", "single", "json"])
+def test_a_query_that_is_named_is_the_one_that_is_counted(layout):
+    target, prompt, query = Target.of("gpt-4o-mini"), make(5), {"text": "word " * 50}
+    counted, usual = (count_prompt(prompt, target, layout=layout, query=each) for each in (query, None))
+    assert counted.tokens == target.count(prompt.messages(query, layout)) > usual.tokens
+    if layout == "turns":  # elsewhere tokens may merge where prefix and query meet
+        assert counted.prefix_tokens == usual.prefix_tokens
+    assert counted.query_tokens == usual.query_tokens
+
+
 def test_fields_that_are_missing_or_hold_braces_change_nothing():
     prompt = make(5)
     bare = replace(prompt, examples=({},) * 5)
