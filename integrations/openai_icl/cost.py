@@ -19,12 +19,12 @@ class PromptCount:
     """Tokens and cost of a prompt for its target.
 
     tokens: the whole prompt with the query that was named, else one as long as the longest question of the
-    demonstrations. prefix_tokens: what is the same for every query. query_tokens, answer_tokens: those of the demonstrations on average,
-    rounded up (a query with what the chat format puts around it). margin: 0, or the share by which all of
-    them may be off. cacheable_tokens: the part of the prefix that the provider's cache can hold;
-    cacheable_share: of prefix and query. cost_*: USD for all queries and answers, None where the table has no
-    prices; with caching, the first query writes the prefix and every other one finds it, which is the least
-    it can cost. warnings: what to know before sending it.
+    demonstrations. prefix_tokens: what is the same for every query. query_tokens, answer_tokens: those of the
+    demonstrations on average, rounded up (a query with what the chat format puts around it). margin: 0, or
+    the share by which all of them may be off. cacheable_tokens: the part of the prefix that the provider's
+    cache can hold; cacheable_share: of prefix and query. cost_*: USD for all queries and answers, None where
+    the table has no prices; with caching, the first query writes the prefix and every other one finds it,
+    which is the least it can cost. warnings: what to know before sending it.
     """
 
     model: str
