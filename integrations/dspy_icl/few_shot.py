@@ -31,7 +31,7 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
     teacher, else the student, is run over the trainset, and what `metric` accepts is used. `bootstrap`: True
     runs it for all predictors, False never. `num_threads` and `max_errors` of these runs are as in
     ``dspy.Evaluate``; `seed` draws among several calls of one predictor. `mark_compiled`: whether the result
-    is frozen inside other programs.
+    is frozen inside other programs; BootstrapFewShot and MIPROv2 refuse a marked student, so False for them.
 
     Raises SettingError for bad settings.
     """

@@ -310,32 +310,47 @@ def test_gepa_goes_on_from_the_result_and_keeps_its_demonstrations():
     assert texts(best.predictor.demos) == texts(compiled.predictor.demos)
 
 
-def test_miprov2_goes_on_from_the_result():
+def mipro(compiled, trainset, sizes):
+    """What MIPROv2 makes of a compiled program; all its candidates score the same, and the first stays."""
     pytest.importorskip("optuna", reason="MIPROv2 needs dspy[optuna]")
-    trainset = make_trainset(8)
-    compiled = RandomFewShot(k=3).compile(OneStage(), trainset=trainset)
-    lm = knowing(trainset)
-    proposing = DummyLM([{"observations": "o", "summary": "s", "proposed_instruction": "Name it."}] * 99)
     logging.getLogger("optuna").setLevel(logging.ERROR)
+    proposing = DummyLM([{"observations": "o", "summary": "s", "proposed_instruction": "Name it."}] * 999)
+    lm = knowing(trainset)
+    trials = {} if sizes.get("auto") else {"num_trials": 2}
     with dspy.context(lm=lm):
         optimizer = dspy.MIPROv2(
-            metric=right,
-            prompt_model=proposing,
-            task_model=lm,
-            auto=None,
-            num_candidates=2,
-            num_threads=1,
-            max_bootstrapped_demos=0,
-            max_labeled_demos=2,
+            metric=right, prompt_model=proposing, task_model=lm, num_threads=1, **{"auto": None, **sizes}
         )
-        best = optimizer.compile(
+        return optimizer.compile(
             compiled,
-            trainset=trainset[:5],
-            valset=trainset[5:],
-            num_trials=2,
+            trainset=trainset[:12],
+            valset=trainset[12:],
             minibatch=False,
             program_aware_proposer=False,
             data_aware_proposer=False,
             fewshot_aware_proposer=False,
+            **trials,
         )
-    assert isinstance(best, OneStage)
+
+
+MIPRO_SIZES = [
+    {"auto": "light"},
+    {"num_candidates": 4, "max_bootstrapped_demos": 0, "max_labeled_demos": 0},
+    {"num_candidates": 2, "max_bootstrapped_demos": 0, "max_labeled_demos": 2},
+]
+
+
+@pytest.mark.parametrize("sizes", MIPRO_SIZES, ids=["light", "instructions only", "labels only"])
+def test_miprov2_goes_on_from_an_unmarked_result_and_no_equal_candidate_replaces_it(sizes):
+    trainset = make_trainset(24)
+    compiled = RandomFewShot(k=3, mark_compiled=False).compile(OneStage(), trainset=trainset[:12])
+    best = mipro(compiled, trainset, sizes)
+    assert len(best.predictor.demos) == 3
+    assert texts(best.predictor.demos) == texts(compiled.predictor.demos)
+
+
+def test_miprov2_refuses_a_marked_result():
+    trainset = make_trainset(24)
+    compiled = RandomFewShot(k=3).compile(OneStage(), trainset=trainset[:12])
+    with pytest.raises(AssertionError, match="uncompiled"):
+        mipro(compiled, trainset, MIPRO_SIZES[0])
