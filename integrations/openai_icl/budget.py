@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icl_plugins.prompt import Layout, ManyShotPrompt
-from openai_icl.target import Target
+from openai_icl.target import Target, check_target
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
@@ -20,12 +20,18 @@ class ChatTokens:
     is no longer stays within `max_tokens`; an estimate counts with its margin on top. In layout "turns" every
     message counts for itself, so no row of the pool would fit into what is left; in the others, and in chat
     templates where messages touch, a few tokens may stay unused.
+
+    Raises SettingError for a target that is none.
     """
 
     target: Target
     instruction: str = ""
     layout: Layout = "turns"
     _queries: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the target."""
+        check_target(self.target)
 
     @property
     def name(self) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, SettingError
 from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.template import Template
 from openai_icl import table
 from openai_icl.counters import Messages
-from openai_icl.target import Target
+from openai_icl.target import Target, check_target
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,16 @@ def count_prompt(
     """Count a prompt for its target and price so many queries.
 
     query: the fields of the longest query that is expected, where the demonstrations have none as long.
-    Raises SettingError for `queries` below 1 or an unknown layout, DataError for a prompt of nothing,
-    TemplateError for a field that the query lacks.
+    Raises SettingError for `queries` below 1, an unknown layout and what is no prompt or Target, DataError
+    for a prompt of nothing, TemplateError for a field that the query lacks.
     """
+    check_target(target)
+    if not isinstance(prompt, ManyShotPrompt):
+        raise SettingError(
+            f"a {type(prompt).__name__} to be counted",
+            expected="a ManyShotPrompt",
+            fix="pass selection.to_prompt(instruction) or ManyShotPrompt.load(path)",
+        )
     whole_number("queries", queries, 1)
     if not prompt.demonstrations:
         raise DataError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icl_plugins.errors import BudgetError, ProxyError
+from icl_plugins.errors import BudgetError, ProxyError, SettingError
 from openai_icl import table
 from openai_icl.counters import ESTIMATE_MARGIN, ChatCounter, Messages, OpenAIChat, TemplatedChat
 from openai_icl.encodings import encoding_name
@@ -45,7 +45,7 @@ class Target:
         found = table.find(model)
         if found:
             name, row = found
-            return cls(name, _counter(name, tokenizer), row.get("max_input_tokens"), row)
+            return cls(name, _counter(name, tokenizer), row.get("max_input_tokens") or None, row)
         try:
             return cls._local(model, TemplatedChat.load(tokenizer or model))
         except ProxyError as error:
@@ -74,6 +74,14 @@ class Target:
                 expected=f"at most the {self.context} of its context",
                 fix="show fewer demonstrations, or choose a target with a longer context",
             )
+
+
+def check_target(target: object) -> None:
+    """Raise SettingError for what is no Target, its name for one."""
+    if not isinstance(target, Target):
+        raise SettingError(
+            f"{target!r:.80} as target", expected="a Target", fix='pass Target.of("gpt-4o-mini")'
+        )
 
 
 def _counter(name: str, tokenizer: str | None) -> ChatCounter:

@@ -124,6 +124,12 @@ def test_a_budget_that_instruction_and_query_fill_is_refused_before_the_work(poo
         selector.select(pool, max_tokens=80)
 
 
+@pytest.mark.parametrize("target", ["gpt-4o-mini", None])
+def test_the_name_of_a_target_is_refused_at_once_with_what_to_pass(target):
+    with pytest.raises(SettingError, match=r"Target\.of\("):
+        ChatTokens(target)
+
+
 def test_what_cannot_count_is_no_tokenizer():
     with pytest.raises(SettingError, match="tokenizer"):
         Random(tokenizer=Target.of("gpt-4o-mini"))

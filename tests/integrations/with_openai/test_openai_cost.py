@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from openai_icl import Target, count_prompt, table
 
-from icl_plugins import ManyShotPrompt, Template
+from icl_plugins import ManyShotPrompt, Pool, Random, Template
 from icl_plugins.errors import DataError, SettingError
 
 TEMPLATE = Template(question="Query: {text}\nIntent:", answer=" {label}")
@@ -164,3 +164,14 @@ def test_a_prompt_of_nothing_is_refused():
         count_prompt(make(0), Target.of("gpt-4o-mini"))
     with pytest.raises(SettingError, match="'yaml'"):
         count_prompt(make(5), Target.of("gpt-4o-mini"), layout="yaml")
+
+
+def test_what_is_no_prompt_or_no_target_is_refused_with_what_to_pass():
+    with pytest.raises(SettingError, match=r"Target\.of\("):
+        count_prompt(make(5), "gpt-4o-mini")
+    for wrong in (
+        "prompt.json",
+        Random().select(Pool.from_records([{"text": "t", "label": "l"}], TEMPLATE), 1),
+    ):
+        with pytest.raises(SettingError, match=r"selection\.to_prompt"):
+            count_prompt(wrong, Target.of("gpt-4o-mini"))

@@ -137,6 +137,12 @@ def test_a_model_is_found_as_frameworks_write_it(model, name, counter):
     assert target.context == (8192 if name == "gpt-4" else 131072 if "deepseek" in name else 128000)
 
 
+def test_a_context_of_0_in_the_table_is_an_unknown_one(monkeypatch):
+    row = {"mode": "chat", "max_input_tokens": 0}
+    monkeypatch.setattr("openai_icl.table._chat_models", lambda: {"some/model": row})
+    assert Target.of("some/model").context is None
+
+
 def test_an_estimate_covers_other_tokenizers_within_its_margin():
     """Against tokenizers of other models that are here: Claude's old one and cl100k_base."""
     claude = Tokenizer.from_file(
