@@ -4,10 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from icl_plugins.errors import ProxyError
+
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
     from icl_plugins.proxy.model import Proxy
 
+_OF_AN_API = (
+    "for a model behind an API pass openai_icl.ChatTokens(Target.of(name)) as tokenizer, "
+    "on the command line --target, or --model to count"
+)
 Counter = Callable[[Sequence[str]], list[int]]
 
 
@@ -73,4 +79,7 @@ def token_counter(tokenizer: "str | Proxy") -> Counter:
     from icl_plugins.proxy.encoding import TextEncoder
     from icl_plugins.proxy.loading import load_tokenizer
 
-    return TextEncoder(load_tokenizer(tokenizer)).count
+    try:
+        return TextEncoder(load_tokenizer(tokenizer)).count
+    except ProxyError as error:
+        raise ProxyError(error.got, expected=error.expected, fix=f"{error.fix}; {_OF_AN_API}") from error

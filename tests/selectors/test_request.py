@@ -89,6 +89,15 @@ def test_a_tokenizer_that_is_not_there_is_named(pool, tmp_path):
         token_counter(str(tmp_path))
 
 
+def test_a_tokenizer_that_is_not_to_be_had_is_answered_with_what_counts_for_an_api(monkeypatch):
+    def load(name):
+        raise ProxyError(f"{name}: no tokenizer", expected="one", fix="check the name")
+
+    monkeypatch.setattr("icl_plugins.proxy.loading.load_tokenizer", load)
+    with pytest.raises(ProxyError, match="gpt-4o-mini.*check the name; .*ChatTokens.*--target"):
+        token_counter("gpt-4o-mini")
+
+
 def test_neither_shots_nor_budget(pool):
     with pytest.raises(SettingError, match="neither"):
         request(pool)
