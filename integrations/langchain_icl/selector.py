@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self
 from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.runnables import run_in_executor
 
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.quotas import Quotas
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.errors import BudgetError, DataError, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.selection import Selection, Selector
@@ -71,6 +72,7 @@ class ICLExampleSelector(BaseExampleSelector):
         if template is None:
             template = plain_template(keys, output_key or "")
         pool = Pool.from_records(examples, template, label_field=output_key)
+        _check_k(k, max_tokens, len(pool))
         lazy = LazySelection(
             chooser, pool, k, max_tokens=max_tokens, quotas=quotas, renew=renew, progress=progress
         )
@@ -160,3 +162,11 @@ class ICLExampleSelector(BaseExampleSelector):
                 fix="make it with from_examples, or of LazySelection(selector, pool, shots)",
             )
         return self._source
+
+
+def _check_k(k: int | None, max_tokens: int | None, examples: int) -> None:
+    """Check under its name here what the library calls shots."""
+    if k is None and max_tokens is None:
+        raise SettingError("neither k nor max_tokens", expected="one of them", fix="pass k=64")
+    if k is not None and whole_number("k", k, 1) > examples:
+        raise BudgetError(f"k={k} from {examples} examples", expected=f"at most {examples}", fix="lower k")

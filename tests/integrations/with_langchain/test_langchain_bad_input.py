@@ -63,6 +63,22 @@ def test_limits_that_cannot_be_met_are_refused_before_anything_is_chosen(records
 
 
 @pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({}, "neither k nor"),
+        ({"k": 0}, "k=0"),
+        ({"k": "3"}, "k='3'"),
+        ({"k": True}, "k=True"),
+        ({"k": 13}, "k=13"),
+    ],
+)
+def test_k_is_refused_under_its_own_name(records, template, limits, says):
+    with pytest.raises(SettingError, match=says) as refused:
+        RandomExampleSelector.from_examples(records, template, **limits)
+    assert "shots" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("arguments", "hint"),
     [
         ({}, "input_keys"),
