@@ -8,6 +8,7 @@ import dspy
 import numpy as np
 from dspy.utils.parallelizer import ParallelExecutor
 
+from dspy_icl.leaks import asks
 from icl_plugins.errors import IclError, SettingError
 
 Metric = Callable[..., Any]
@@ -39,9 +40,10 @@ def bootstrap_demos(
 ) -> Bootstrapped:
     """Run `program` on every example; keep what each predictor was asked and answered, where `metric` holds.
 
-    An example never meets itself among the program's own demonstrations. Of several calls of a predictor on
-    one example one is kept, drawn with `seed`; calls that miss a field are not kept. Raises BootstrapError
-    when `max_errors` runs failed (None: as in ``dspy.settings``), or no run gave a demonstration.
+    An example never meets itself, told by its values, among the program's own demonstrations. Of several
+    calls of a predictor on one example one is kept, drawn with `seed`; calls that miss a field are not kept.
+    Raises BootstrapError when `max_errors` runs failed (None: as in ``dspy.settings``), or no run gave a
+    demonstration.
     """
     failures: dict[int, Exception] = {}
 
@@ -108,18 +110,17 @@ def _accepted_calls(program: Any, example: Any, metric: Metric | None) -> list[C
 
 
 def _without(program: Any, example: Any) -> Any:
-    """Return the program, or where a demonstration has the example's inputs, a copy that lacks it."""
-    if not any(_asks(demo, example) for predictor in program.predictors() for demo in predictor.demos):
+    """Return the program, or where a demonstration asks what the example does, a copy that lacks it."""
+    others = {
+        name: [demo for demo in predictor.demos if not asks(demo, predictor.signature.input_fields, example)]
+        for name, predictor in program.named_sub_modules(dspy.Predict)
+    }
+    if all(len(others[name]) == len(p.demos) for name, p in program.named_sub_modules(dspy.Predict)):
         return program
     copied = share_lms(program.deepcopy(), program)
-    for predictor in copied.predictors():
-        predictor.demos = [demo for demo in predictor.demos if not _asks(demo, example)]
+    for name, predictor in copied.named_sub_modules(dspy.Predict):
+        predictor.demos = others.get(name, predictor.demos)
     return copied
-
-
-def _asks(demo: Mapping[str, Any], example: Any) -> bool:
-    """Compare the inputs only: a demonstration may be a dict, after loading, or have been augmented."""
-    return all(name in demo and demo[name] == value for name, value in example.inputs().items())
 
 
 def share_lms(copied: Any, original: Any) -> Any:

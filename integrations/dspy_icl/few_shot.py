@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,8 +10,9 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from dspy_icl.bootstrapping import Bootstrapped, Metric, bootstrap_demos, check_teacher, share_lms
+from dspy_icl.leaks import check_apart
 from dspy_icl.rendering import pool_of
-from dspy_icl.training import check_apart, check_examples, check_student, labels_suffice
+from dspy_icl.training import check_student, examples_of, labels_suffice
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.errors import SettingError
@@ -77,21 +78,21 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
         self,
         student: Any,
         *,
-        trainset: Sequence[Any],
+        trainset: Iterable[Any],
         teacher: Any = None,
-        valset: Sequence[Any] | None = None,
+        valset: Iterable[Any] | None = None,
     ) -> Any:
         """Return a copy of `student` with demonstrations, its LMs kept; neither program is changed.
 
         The copy has ``selection_reports``, predictor -> report of its selection, with ``rows``,
         and ``candidate_programs``, itself with its score on `valset` (None without valset or metric).
-        Raises DataError for examples without inputs and for a valset that overlaps with the trainset,
+        Raises DataError for examples without inputs and for a valset that asks what the trainset does (on the
+        inputs that both have, whatever the case and space),
         SettingError for programs that do not fit, BootstrapError, and what the selector raises.
         """
         check_student(student)
-        check_examples(trainset, "trainset")
-        check_examples(valset or (), "valset")
-        check_apart(trainset, valset or ())
+        trainset, valset = examples_of(trainset, "trainset"), examples_of(valset, "valset")
+        check_apart(trainset, valset)
         compiled = share_lms(student.reset_copy(), student)
         compiled.selection_reports = {}
         for name, (demos, told) in self._offers(student, _only(teacher) or student, trainset).items():
@@ -146,12 +147,12 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
         with _progress() if self.progress else nullcontext():
             return self.selector.select(pool, shots, max_tokens=self.max_tokens, quotas=self.quotas)
 
-    def _score(self, program: Any, valset: Sequence[Any] | None) -> float | None:
+    def _score(self, program: Any, valset: Sequence[Any]) -> float | None:
         """Return the percentage on the valset, as dspy.Evaluate gives it."""
         if not valset or self.metric is None:
             return None
         evaluate = dspy.Evaluate(
-            devset=list(valset),
+            devset=valset,
             metric=self.metric,
             num_threads=self.num_threads,
             max_errors=self.max_errors,

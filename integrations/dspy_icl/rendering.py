@@ -11,7 +11,7 @@ from icl_plugins.errors import SettingError
 Turn = tuple[str, str]
 
 _TEMPLATE = Template(question="{question}\n\n", answer="{answer}")
-_REASONING = "reasoning"  # what ChainOfThought puts in front of the outputs; no label
+REASONING = "reasoning"  # what ChainOfThought puts in front of the outputs, and nobody labels
 
 
 def render_demos(signature: Any, demos: Sequence[Mapping[str, Any]]) -> list[Turn]:
@@ -50,7 +50,7 @@ def pool_of(signature: Any, demos: Sequence[Mapping[str, Any]]) -> Pool:
 
 def _record(signature: Any, demo: Mapping[str, Any]) -> dict[str, str]:
     *asked, (_, answer) = render_demos(signature, [demo])
-    outputs = [name for name in signature.output_fields if name != _REASONING]
+    outputs = [name for name in signature.output_fields if name != REASONING]
     label = str(demo[outputs[0]]) if len(outputs) == 1 else answer
     return {"question": "\n\n".join(text for _, text in asked), "answer": answer, "label": label}
 

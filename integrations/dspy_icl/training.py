@@ -1,13 +1,12 @@
 """What a trainset offers to each predictor of a program, and what cannot be used at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dspy
 
+from dspy_icl.rendering import REASONING
 from icl_plugins.errors import DataError, SettingError
-
-_REASONING = "reasoning"  # of ChainOfThought: the one output that nobody labels
 
 
 def check_student(student: Any) -> None:
@@ -24,8 +23,14 @@ def check_student(student: Any) -> None:
         )
 
 
-def check_examples(examples: Sequence[Any], name: str) -> None:
-    """Raise DataError, naming the row, unless all are a dspy.Example that knows its inputs."""
+def examples_of(given: Any, name: str) -> list[Any]:
+    """Return the examples as a list; DataError, naming the row, unless each has the inputs it names."""
+    try:
+        examples = list(() if given is None else given)
+    except TypeError:
+        raise DataError(
+            f"{name}={given!r:.80}", expected="a list of dspy.Example", fix="pass a list"
+        ) from None
     if name == "trainset" and not examples:
         raise DataError("an empty trainset", expected="labelled examples", fix="pass some")
     for row, example in enumerate(examples):
@@ -35,25 +40,19 @@ def check_examples(examples: Sequence[Any], name: str) -> None:
                 expected="dspy.Example",
                 fix="dspy.Example(**fields).with_inputs(...)",
             )
-        if getattr(example, "_input_keys", None) is None:
+        if not (inputs := getattr(example, "_input_keys", None)):
             raise DataError(
                 f"example {row} of the {name} does not say which of its fields are inputs",
                 expected="examples made with with_inputs",
                 fix=f"{name} = [example.with_inputs(...) for example in {name}]",
             )
-
-
-def check_apart(trainset: Sequence[Any], valset: Sequence[Any]) -> None:
-    """Raise DataError, naming both rows, if an example of the valset asks what one of the trainset does."""
-    asked = {_asked(example): row for row, example in reversed(list(enumerate(trainset)))}
-    for row, example in enumerate(valset):
-        if _asked(example) in asked:
+        if absent := sorted(set(inputs) - set(example.keys())):
             raise DataError(
-                f"example {row} of the valset has the inputs of example {asked[_asked(example)]} "
-                f"of the trainset: {example.inputs().toDict()!r:.80}",
-                expected="a valset apart from the trainset, or demonstrations give the answers away",
-                fix="take the example out of one of the two",
+                f"example {row} of the {name} has no {_quoted(absent)}, which it names as input",
+                expected=f"some of its fields: {_quoted(example.keys())}",
+                fix="correct with_inputs(...), or fill the field in, be it with None",
             )
+    return examples
 
 
 def labels_suffice(name: str, signature: Any, trainset: Sequence[Any], bootstrap: bool | None) -> bool:
@@ -78,7 +77,7 @@ def labels_suffice(name: str, signature: Any, trainset: Sequence[Any], bootstrap
                 expected="demonstrations that are all complete, or all lack the same",
                 fix="fill it in, leave these examples out, or pass bootstrap=True",
             )
-    if set(missing) <= {_REASONING} & set(signature.output_fields) and len(missing) < len(
+    if set(missing) <= {REASONING} & set(signature.output_fields) and len(missing) < len(
         signature.output_fields
     ):
         return True
@@ -87,12 +86,11 @@ def labels_suffice(name: str, signature: Any, trainset: Sequence[Any], bootstrap
     if all(set(fields) - set(missing) for fields in (signature.input_fields, signature.output_fields)):
         return True
     raise DataError(
-        f"the trainset has no {', '.join(map(repr, missing))} for predictor {name!r}",
+        f"the trainset has no {_quoted(missing)} for predictor {name!r}",
         expected="an input and an output of each predictor, where bootstrap is False",
         fix="label them, or leave bootstrap out to have them made by running the program",
     )
 
 
-def _asked(example: Any) -> tuple[tuple[str, str], ...]:
-    """Return the inputs by content, also of values that have no hash."""
-    return tuple(sorted((name, repr(value)) for name, value in example.inputs().items()))
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

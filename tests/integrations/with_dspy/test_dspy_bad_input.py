@@ -45,6 +45,15 @@ def test_dicts_instead_of_examples():
     refused(DataError, "dict as example 0 of the trainset", trainset=[{"text": "a", "area": "card"}])
 
 
+@pytest.mark.parametrize("name", ["trainset", "valset"])
+def test_what_cannot_be_listed_is_no_set_of_examples(name):
+    refused(DataError, f"{name}=3", **{name: 3})
+
+
+def test_no_trainset_is_an_empty_one():
+    refused(DataError, "empty trainset", trainset=None)
+
+
 def test_a_field_that_only_some_examples_have():
     trainset = make_trainset(4)
     trainset[2] = trainset[2].without("area")
@@ -97,6 +106,37 @@ def test_inputs_without_a_hash_are_compared_by_content():
     trainset = [dspy.Example(text=["a", {"b": row}], area="card").with_inputs("text") for row in range(2)]
     valset = [dspy.Example(text=["a", {"b": 1}], area="card").with_inputs("text")]
     refused(DataError, "example 1 of the trainset", trainset=trainset, valset=valset)
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        dspy.Example(make_trainset()[4], id=99).with_inputs("text", "id"),
+        dspy.Example(text=f"  {make_trainset()[4].text.upper()} ").with_inputs("text"),
+    ],
+    ids=["more inputs", "case and space"],
+)
+def test_a_leak_is_one_also_with_more_inputs_and_in_another_case_or_spacing(leak):
+    refused(DataError, "example 0 of the valset.*example 4 of the trainset", valset=[leak])
+
+
+def test_signs_make_a_difference_so_that_sums_are_no_leaks():
+    trainset, valset = (
+        [dspy.Example(text=text, area="card").with_inputs("text")] for text in ("3 + 4?", "3 - 4?")
+    )
+    RandomFewShot().compile(OneStage(), trainset=trainset, valset=valset)
+
+
+@pytest.mark.parametrize("name", ["trainset", "valset"])
+def test_inputs_that_an_example_does_not_have_are_named_and_no_leak(name):
+    examples = [dspy.Example(text="x", area="card").with_inputs("txt")]
+    given = {"trainset": examples, "valset": examples} if name == "trainset" else {"valset": examples}
+    refused(DataError, f"example 0 of the {name} has no 'txt', .*'text', 'area'", **given)
+
+
+def test_no_input_at_all_is_refused_and_no_leak():
+    examples = [dspy.Example(text="x", area="card").with_inputs()]
+    refused(DataError, "does not say which", trainset=examples, valset=examples)
 
 
 # --- programs --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from dspy.utils.dummies import DummyLM
 from dspy_icl import BootstrapError, RandomFewShot, SelectorFewShot
 from dspy_programs import Classify, OneStage, Recorder, TwoStages, knowing, make_trainset, right, texts
+from pydantic import BaseModel
 
 
 def by_text(demos):
@@ -126,6 +127,60 @@ def test_an_example_never_sees_itself_among_the_demonstrations_that_teach(kind):
         assert example.text in asked and not any(example.text in text for text in shown)
         assert len(shown) == 2 - (example in trainset[:2])
     assert teacher.predictor.demos is demos and len(demos) == 2
+
+
+class Question(BaseModel):
+    words: str
+
+
+class Typed(dspy.Signature):
+    text: Question = dspy.InputField()
+    area: str = dspy.OutputField()
+
+
+def taught(lm, teacher, student, trainset):
+    """For each query that reaches the LM: the query, and the demonstrations it comes with."""
+    with dspy.context(lm=lm):
+        RandomFewShot(bootstrap=True, num_threads=1).compile(student, teacher=teacher, trainset=trainset)
+    for call in lm.history:
+        *shown, asked = [m["content"] for m in call["messages"] if m["role"] == "user"]
+        yield asked.split("\n")[1], shown
+
+
+def test_an_example_with_typed_inputs_never_sees_itself_in_a_teacher_loaded_from_json(tmp_path):
+    trainset = [
+        dspy.Example(text=Question(words=f"secret {i}"), area="card").with_inputs("text") for i in range(3)
+    ]
+    teacher, loaded = RandomFewShot(k=3).compile(OneStage(Typed), trainset=trainset), OneStage(Typed)
+    teacher.save(tmp_path / "teacher.json")
+    loaded.load(tmp_path / "teacher.json")
+    calls = list(taught(DummyLM([{"area": "card"}] * 9), loaded, OneStage(Typed), trainset))
+    assert len(calls) == 3
+    for asked, shown in calls:
+        assert len(shown) == 2 and not any(asked in text for text in shown)
+
+
+class Renaming(dspy.Module):
+    """Passes its input on under another name, with one more."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("question, hint -> area")
+
+    def forward(self, text, number=0):
+        return self.answer(question=text, hint="none")
+
+
+@pytest.mark.parametrize("added", [{}, {"hint": "none"}], ids=["input dropped", "input added"])
+def test_an_example_never_sees_itself_where_the_program_renames_its_input(added):
+    names = ["text"] if added else ["text", "number"]
+    trainset = [dspy.Example(text=f"secret {i}", number=i, area="card").with_inputs(*names) for i in range(3)]
+    teacher = Renaming()
+    teacher.answer.demos = [dspy.Example(question=e.text, area="card", **added) for e in trainset]
+    calls = list(taught(DummyLM([{"area": "card"}] * 9), teacher, Renaming(), trainset))
+    assert len(calls) == 3
+    for asked, shown in calls:
+        assert len(shown) == 2 and not any(asked in text for text in shown)
 
 
 def test_failing_examples_are_left_out_named_and_told(caplog):

@@ -165,6 +165,19 @@ def test_the_candidate_has_its_score_where_there_are_valset_and_metric():
     assert RandomFewShot().compile(OneStage(), trainset=examples).candidate_programs[0]["score"] is None
 
 
+def test_generators_are_read_once_and_give_what_lists_give():
+    examples = make_trainset(12)
+    optimizer = RandomFewShot(k=2, metric=right)
+    with dspy.context(lm=knowing(examples[:11])):
+        compiled = optimizer.compile(
+            OneStage(), trainset=(e for e in examples[:8]), valset=(e for e in examples[8:])
+        )
+    assert compiled.candidate_programs[0]["score"] == 75.0
+    assert texts(compiled.predictor.demos) == texts(
+        optimizer.compile(OneStage(), trainset=examples[:8]).predictor.demos
+    )
+
+
 # --- callbacks, quiet, settings --------------------------------------------------------------------------
 
 
