@@ -42,6 +42,7 @@ class LazySelection:
     ) -> None:
         if renew not in ("next_call", "refresh"):
             raise SettingError(f"renew={renew!r}", expected="'next_call' or 'refresh'", fix="pass one")
+        _check_kinds(selector, pool)
         limits: dict[str, Any] = {"quotas": quotas, "include": tuple(include), "exclude": tuple(exclude)}
         # every example costs a token at least: what fails even so fails now
         resolve(len(pool), pool.labels, shots, costs=[1] * len(pool), max_cost=max_tokens, **limits)
@@ -110,6 +111,19 @@ class LazySelection:
     def __setstate__(self, state: Mapping[str, object]) -> None:
         """Take over a state, with a lock of its own."""
         self.__dict__.update(state, _lock=RLock())
+
+
+def _check_kinds(selector: object, pool: object) -> None:
+    if isinstance(selector, type) or not isinstance(selector, Selector):
+        raise SettingError(
+            f"{selector!r:.80} as selector", expected="one that selects", fix="pass Random(seed=0)"
+        )
+    if not isinstance(pool, Pool):
+        raise SettingError(
+            f"a {type(pool).__name__} as pool",
+            expected="a Pool",
+            fix="pass Pool.from_records(records, template)",
+        )
 
 
 def _bars() -> Any:

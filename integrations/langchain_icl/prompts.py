@@ -18,15 +18,21 @@ def as_chat_prompt(
     """Return ``prompt.messages(fields)`` as a chat prompt: literal messages, then the query's question.
 
     Its variables are the fields of the question, formatted as LangChain does, which for text and numbers is
-    what the template does. A question that reads into its fields ({answers.text[0]}, {answer:letter}, a list
+    what the template does; None or a list goes in as Python prints it, where ``prompt.messages`` refuses the
+    one and lists the other. A question that reads into its fields ({answers.text[0]}, {answer:letter}, a list
     of choices) cannot be said in LangChain's format: name one variable for all of it with ``query``, and
     render it before: ``{"question": prompt.template.render_question} | as_chat_prompt(prompt,
     query="question") | llm``.
 
     ``cache_control``, {"type": "ephemeral"} for Anthropic, marks the last message before the query as the end
     of what is to be cached; OpenAI and DeepSeek find it themselves.
-    Raises SettingError for a question or name that LangChain cannot take.
+    Raises SettingError for what is no ManyShotPrompt and for a question, name or cache_control that cannot be.
     """
+    _check_prompt(prompt)
+    if not isinstance(cache_control, Mapping | None):
+        raise SettingError(
+            f"cache_control={cache_control!r:.80}", expected="a mapping", fix='pass {"type": "ephemeral"}'
+        )
     question = _question(prompt, query)
     fixed = _fixed_messages(prompt)
     if fixed and cache_control is not None:
@@ -38,9 +44,19 @@ def as_chat_prompt(
 
 def as_string_prompt(prompt: ManyShotPrompt, *, query: str | None = None) -> PromptTemplate:
     """Return ``prompt.text(fields)`` as a string prompt for completion models; see ``as_chat_prompt``."""
+    _check_prompt(prompt)
     return PromptTemplate.from_template(
         _escaped(prompt.prefix) + _question(prompt, query), template_format="f-string"
     )
+
+
+def _check_prompt(prompt: object) -> None:
+    if not isinstance(prompt, ManyShotPrompt):
+        raise SettingError(
+            f"a {type(prompt).__name__} as prompt",
+            expected="a ManyShotPrompt",
+            fix="pass selection.to_prompt(instruction) or ManyShotPrompt.load(path)",
+        )
 
 
 def _fixed_messages(prompt: ManyShotPrompt) -> list[BaseMessage]:
@@ -76,7 +92,12 @@ def _plain_name(field: Field, prompt: ManyShotPrompt) -> str:
 
 
 def _variable(name: str) -> str:
-    if not name or name in _RESERVED or name.isdigit() or set("{}[].:!") & set(name):
+    if (
+        not (isinstance(name, str) and name)
+        or name in _RESERVED
+        or name.isdigit()
+        or set("{}[].:!") & set(name)
+    ):
         raise SettingError(
             f"{name!r} as a variable of a LangChain prompt",
             expected=f"a name that is no number, not {' or '.join(_RESERVED)}, without any of {{}}[].:!",

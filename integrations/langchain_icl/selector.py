@@ -16,7 +16,7 @@ from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.selection import Selection, Selector
 from icl_plugins.template import Template
 from langchain_icl.lazy import LazySelection, Renew
-from langchain_icl.templates import checked_keys, plain_template
+from langchain_icl.templates import checked_key, checked_keys, plain_template
 
 
 class ICLExampleSelector(BaseExampleSelector):
@@ -24,6 +24,7 @@ class ICLExampleSelector(BaseExampleSelector):
 
     ``source``: a selection, a saved prompt, or a LazySelection, which alone takes more examples.
     ``input_keys``: variables that every call has to bring; what they hold decides nothing.
+    Raises SettingError for another source.
 
     A subclass names the selector it stands for: ``class BM25ExampleSelector(ICLExampleSelector,
     method=BM25)``. Copies and pickles; a loaded proxy among the settings goes along.
@@ -39,6 +40,12 @@ class ICLExampleSelector(BaseExampleSelector):
     def __init__(
         self, source: Selection | ManyShotPrompt | LazySelection, *, input_keys: Iterable[str] = ()
     ) -> None:
+        if not isinstance(source, Selection | ManyShotPrompt | LazySelection):
+            raise SettingError(
+                f"a selector made of a {type(source).__name__}",
+                expected="a Selection, a ManyShotPrompt or a LazySelection",
+                fix=f"make it of examples with {type(self).__name__}.from_examples(records, ...)",
+            )
         self._source = source
         self.input_keys = checked_keys(input_keys)
 
@@ -71,7 +78,13 @@ class ICLExampleSelector(BaseExampleSelector):
         keys = checked_keys(input_keys or ())
         if template is None:
             template = plain_template(keys, output_key or "")
-        pool = Pool.from_records(examples, template, label_field=output_key)
+        if not isinstance(template, Template):
+            raise SettingError(
+                f"a {type(template).__name__} as template",
+                expected="an icl_plugins.Template",
+                fix='pass Template(question="...", answer="..."), or input_keys=[...] and output_key="..."',
+            )
+        pool = Pool.from_records(examples, template, label_field=checked_key(output_key))
         _check_k(k, max_tokens, len(pool))
         lazy = LazySelection(
             chooser, pool, k, max_tokens=max_tokens, quotas=quotas, renew=renew, progress=progress

@@ -15,7 +15,7 @@ def plain_template(input_keys: Iterable[str], output_key: str) -> Template:
     Raises SettingError without keys, for a key that a template cannot name, and where the answer is also an
     input.
     """
-    keys = checked_keys(input_keys)
+    keys, _ = checked_keys(input_keys), checked_key(output_key)
     unnameable = [key for key in (*keys, output_key) if not key or _SYNTAX & set(key)]
     if not keys or unnameable or output_key in keys:
         raise SettingError(
@@ -33,3 +33,10 @@ def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
     if isinstance(keys, str) or not all(isinstance(name, str) for name in names):
         raise SettingError(f"input_keys={keys!r:.80}", expected="a list of names", fix="put them in a list")
     return names
+
+
+def checked_key(key: str | None) -> str | None:
+    """Return the output key; raises SettingError unless it is a name or None."""
+    if not (key is None or isinstance(key, str)):
+        raise SettingError(f"output_key={key!r:.80}", expected="the name of a field", fix="pass one")
+    return key

@@ -13,7 +13,7 @@ from langchain_icl import (
     plain_template,
 )
 
-from icl_plugins import Random
+from icl_plugins import Random, Template
 from icl_plugins.errors import BudgetError, DataError, SettingError, TemplateError
 
 KEYS = {"input_keys": ["text"], "output_key": "label"}
@@ -90,6 +90,10 @@ def test_k_is_refused_under_its_own_name(records, template, limits, says):
         ({**KEYS, "sed": 1}, "settings of Random: seed"),
         ({**KEYS, "selector": Random()}, "ICLExampleSelector"),
         ({**KEYS, "renew": "never"}, "refresh"),
+        ({**KEYS, "output_key": 5}, "output_key=5"),
+        ({"template": ["text"]}, "a list as template.*input_keys"),
+        ({"template": "{text} {label}"}, "a str as template"),
+        ({"template": Template("{text}", "{label}"), "output_key": ["label"]}, "output_key"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(records, arguments, hint):
@@ -101,6 +105,25 @@ def test_the_generic_selector_needs_a_selector_with_its_settings(records):
     for wrong in ({}, {"selector": Random(), "seed": 1}):
         with pytest.raises(SettingError, match="selector"):
             ICLExampleSelector.from_examples(records, **KEYS, k=2, **wrong)
+
+
+@pytest.mark.parametrize("wrong", ["random", Random, None])
+def test_what_selects_nothing_is_no_selector(records, pool, wrong):
+    with pytest.raises(SettingError, match="selector"):
+        ICLExampleSelector.from_examples(records, **KEYS, k=2, selector=wrong)
+    with pytest.raises(SettingError, match="as selector"):
+        LazySelection(wrong, pool, 2)
+
+
+def test_records_are_no_pool(records):
+    with pytest.raises(SettingError, match=r"Pool\.from_records"):
+        LazySelection(Random(), records, 2)
+
+
+def test_a_source_that_is_none_is_refused_at_once(records):
+    for wrong in (records, Random(), None):
+        with pytest.raises(SettingError, match=r"RandomExampleSelector\.from_examples"):
+            RandomExampleSelector(wrong)
 
 
 def test_a_fixed_choice_takes_no_examples_and_a_saved_prompt_has_no_selection(records, pool):

@@ -174,7 +174,7 @@ def test_questions_that_langchain_cannot_say_are_refused_and_go_as_one_variable(
     assert as_dicts(chain.invoke(fields)) == prompt.messages(fields)
 
 
-@pytest.mark.parametrize("name", ["", "stop", "self", "a.b", "a[0]", "a!r", "a:b", "{a}", "12"])
+@pytest.mark.parametrize("name", [5, "", "stop", "self", "a.b", "a[0]", "a!r", "a:b", "{a}", "12"])
 def test_a_variable_that_langchain_cannot_take_is_refused(prompt, name):
     with pytest.raises(SettingError, match="variable"):
         as_chat_prompt(prompt, query=name)
@@ -187,6 +187,19 @@ def test_field_names_as_csv_files_have_them_are_variables(name):
     prompt = made([{name: "t", "label": "l"}], Template(question=f"{{{name}}}:", answer=" {label}"))
     assert as_chat_prompt(prompt).input_variables == [name]
     assert as_dicts(as_chat_prompt(prompt).invoke({name: "{q}"})) == prompt.messages({name: "{q}"})
+
+
+def test_what_is_no_prompt_is_refused_with_what_to_pass(pool):
+    for make in (as_chat_prompt, as_string_prompt):
+        for wrong in (Random().select(pool, 2), "prompt.json", None):
+            with pytest.raises(SettingError, match=r"selection\.to_prompt"):
+                make(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["ephemeral", True, ["type"]])
+def test_a_cache_control_that_is_no_mapping_is_refused(prompt, wrong):
+    with pytest.raises(SettingError, match="cache_control"):
+        as_chat_prompt(prompt, cache_control=wrong)
 
 
 def test_the_results_are_langchains_own_classes(prompt):
