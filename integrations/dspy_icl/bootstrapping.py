@@ -8,8 +8,9 @@ import dspy
 import numpy as np
 from dspy.utils.parallelizer import ParallelExecutor
 
-from dspy_icl.leaks import asks
-from icl_plugins.errors import IclError, SettingError
+from dspy_icl.leaks import asks, content
+from dspy_icl.rendering import REASONING
+from icl_plugins.errors import IclError
 
 Metric = Callable[..., Any]
 Call = tuple[str, Any]  # predictor's name, demonstration
@@ -21,11 +22,24 @@ class BootstrapError(IclError, RuntimeError):
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """What the runs gave: predictor -> row of the trainset -> demonstration; failed and rejected rows."""
+    """What the runs gave: predictor -> row of the trainset -> demonstration; and the rows without, by cause.
+
+    ``contradicted``: rows of which a call was dropped, because its output is not the label of that name.
+    """
 
     demos: Mapping[str, Mapping[int, Any]]
     failed: tuple[int, ...]
     rejected: tuple[int, ...]
+    contradicted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The usable calls of one run, and why others are not."""
+
+    calls: Sequence[Call]
+    contradicted: bool
+    lacking: frozenset[str] = frozenset()
 
 
 def bootstrap_demos(
@@ -40,73 +54,80 @@ def bootstrap_demos(
 ) -> Bootstrapped:
     """Run `program` on every example; keep what each predictor was asked and answered, where `metric` holds.
 
-    An example never meets itself, told by its values, among the program's own demonstrations. Of several
-    calls of a predictor on one example one is kept, drawn with `seed`; calls that miss a field are not kept.
-    Raises BootstrapError when `max_errors` runs failed (None: as in ``dspy.settings``), or no run gave a
-    demonstration.
+    A call whose output is neither the example's label of that name nor what the metric accepted is dropped;
+    without a metric, all calls of a run whose outcome contradicts a label. An example never meets itself,
+    told by its values, among the program's own demonstrations. Of several calls of a predictor on one example
+    one is kept, drawn with `seed`; calls that miss a field are not kept. Raises BootstrapError when
+    `max_errors` runs failed (None: as in ``dspy.settings``), or no run gave a demonstration.
     """
     failures: dict[int, Exception] = {}
 
-    def run(row: int) -> list[Call] | None:
+    def run(row: int) -> _Run | None:
         try:
-            return _accepted_calls(program, trainset[row], metric)
+            return _run_once(program, trainset[row], metric)
         except Exception as error:
             failures[row] = error
             raise
 
     executor = ParallelExecutor(num_threads, max_errors, disable_progress_bar=not progress)
     try:
-        runs = executor.execute(run, range(len(trainset)))
+        results = executor.execute(run, range(len(trainset)))
     except Exception:
         if not failures:
             raise
         raise _failure(len(trainset), failures) from next(iter(failures.values()))
-    rejected = tuple(row for row, calls in enumerate(runs) if calls is None and row not in failures)
-    if not any(runs):
-        raise _failure(len(trainset), failures, rejected)
+    runs = {row: result for row, result in enumerate(results) if result is not None}
+    rejected = tuple(row for row in range(len(trainset)) if row not in runs and row not in failures)
+    if not any(result.calls for result in runs.values()):
+        raise _failure(len(trainset), failures, rejected, tuple(runs.values()))
     demos: dict[str, dict[int, Any]] = {name: {} for name, _ in program.named_predictors()}
-    for row, calls in enumerate(runs):
-        for name, of_predictor in _by_predictor(calls or ()).items():
+    for row, result in runs.items():
+        for name, of_predictor in _by_predictor(result.calls).items():
             demos[name][row] = of_predictor[np.random.default_rng([seed, row]).integers(len(of_predictor))]
-    return Bootstrapped(demos, tuple(sorted(failures)), rejected)
+    contradicted = tuple(row for row, result in runs.items() if result.contradicted)
+    return Bootstrapped(demos, tuple(sorted(failures)), rejected, contradicted)
 
 
-def check_teacher(teacher: Any, student: Any) -> None:
-    """Raise SettingError unless the teacher has the student's predictors, with the same fields, and LMs."""
-    predictors = dict(teacher.named_predictors())
-    for name, predictor in student.named_predictors():
-        fields = list(predictor.signature.fields)
-        if name not in predictors or list(predictors[name].signature.fields) != fields:
-            raise SettingError(
-                f"a teacher without a predictor {name!r} of the fields {', '.join(fields)}",
-                expected="a teacher of the student's structure",
-                fix="make it of the same class, or leave it out",
-            )
-    if dspy.settings.lm is None and not all(predictor.lm for predictor in predictors.values()):
-        raise SettingError(
-            "no LM to run the program with",
-            expected="an LM, since the trainset does not label every predictor",
-            fix="dspy.configure(lm=...), program.set_lm(...), or label all fields of the trainset",
-        )
-
-
-def _accepted_calls(program: Any, example: Any, metric: Metric | None) -> list[Call] | None:
-    """Run once; return the complete calls of all predictors, None if the metric rejects the outcome."""
+def _run_once(program: Any, example: Any, metric: Metric | None) -> _Run | None:
+    """Return the usable calls of all predictors, None if the metric rejects the outcome."""
     program = _without(program, example)
     with dspy.context(trace=[]):
         prediction = program(**example.inputs())
         trace = list(dspy.settings.trace)
-    if metric is not None and not _holds(metric(example, prediction, trace)):
-        return None
+    if metric is None:
+        accepted: Mapping[str, Any] = {}
+        if isinstance(prediction, dspy.Prediction) and _contradicts(prediction, example, accepted):
+            return _Run([], contradicted=True)
+    else:
+        if not _holds(metric(example, prediction, trace)):
+            return None
+        accepted = dict(prediction.items()) if isinstance(prediction, dspy.Prediction) else {}
     names = {id(predictor): name for name, predictor in program.named_predictors()}
-    calls = []
+    calls, lacking, contradicted = [], set(), False
     for predictor, inputs, outputs in trace:
+        if id(predictor) not in names:
+            continue
         demo = dspy.Example(augmented=True, **inputs, **outputs)
-        if id(predictor) in names and all(
-            demo.get(field) is not None for field in predictor.signature.fields
-        ):
+        if lacks := {field for field in predictor.signature.fields if demo.get(field) is None}:
+            lacking |= lacks
+        elif _contradicts(outputs, example, accepted):
+            contradicted = True
+        else:
             calls.append((names[id(predictor)], demo))
-    return calls
+    return _Run(calls, contradicted, frozenset(lacking))
+
+
+def _contradicts(outputs: Mapping[str, Any], example: Any, accepted: Mapping[str, Any]) -> bool:
+    """Say whether an output is neither the label of that name nor what the metric accepted for it."""
+
+    def same(value: Any, right: Any) -> bool:
+        return bool(value == right) or content(value) == content(right)
+
+    return any(
+        not same(outputs[name], label) and not (name in accepted and same(outputs[name], accepted[name]))
+        for name, label in example.labels().items()
+        if label is not None and name != REASONING and name in outputs
+    )
 
 
 def _without(program: Any, example: Any) -> Any:
@@ -142,14 +163,24 @@ def _by_predictor(calls: Sequence[Call]) -> dict[str, list[Any]]:
     return grouped
 
 
-def _failure(size: int, failures: Mapping[int, Exception], rejected: Sequence[int] = ()) -> BootstrapError:
-    got = f"no demonstration in {size} runs: the metric rejects {len(rejected)}, the others lack fields"
+def _failure(
+    size: int, failures: Mapping[int, Exception], rejected: Sequence[int] = (), runs: Sequence[_Run] = ()
+) -> BootstrapError:
+    causes = []
     if failures:
         row, error = next(iter(failures.items()))
-        why = f"{len(failures)} of {size} examples failed, example {row}: {type(error).__name__}: {error}"
-        got = f"{why}; the metric rejects {len(rejected)}" if rejected else why
+        causes.append(
+            f"{len(failures)} of {size} examples failed, example {row}: {type(error).__name__}: {error}"
+        )
+    if rejected:
+        causes.append(f"the metric rejects {len(rejected)}")
+    if contradicted := sum(run.contradicted for run in runs):
+        causes.append(f"{contradicted} contradict the labels")
+    if lacking := sorted(set().union(*(run.lacking for run in runs))):
+        causes.append(f"calls lack fields: {', '.join(map(repr, lacking))}")
     return BootstrapError(
-        got,
-        expected="runs of the program that succeed and pass the metric",
-        fix="look at the failure, raise max_errors, pass a stronger teacher, or label all fields",
+        f"no demonstration in {size} runs: {'; '.join(causes) or 'no predictor is called'}",
+        expected="runs of the program that succeed, agree with the labels and pass the metric",
+        fix="look at the cause; raise max_errors, pass a metric that accepts other words than the labels', "
+        "pass a stronger teacher, or label all fields",
     )

@@ -9,10 +9,17 @@ from typing import Any
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 
-from dspy_icl.bootstrapping import Bootstrapped, Metric, bootstrap_demos, check_teacher, share_lms
+from dspy_icl.bootstrapping import Bootstrapped, Metric, bootstrap_demos, share_lms
 from dspy_icl.leaks import check_apart
 from dspy_icl.rendering import pool_of
-from dspy_icl.training import check_student, examples_of, labels_suffice
+from dspy_icl.training import (
+    check_inputs,
+    check_outputs,
+    check_student,
+    check_teacher,
+    examples_of,
+    fields_to_make,
+)
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.errors import SettingError
@@ -21,6 +28,7 @@ from icl_plugins.selection import Selection, Selector
 logger = logging.getLogger(__name__)
 
 _LEAST = {"k": 1, "max_tokens": 1, "num_threads": 1, "max_errors": 1, "seed": 0}
+_CAUSES = ("failed", "rejected", "contradicted")
 
 
 class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
@@ -29,10 +37,11 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
     At most `k` demonstrations, rendered within `max_tokens`, for each predictor; `quotas` as selectors take
     them, by the value of the output field. Where the trainset has all fields of a predictor (the reasoning of
     ChainOfThought aside), its examples are used as they are, without calling an LM; for the others the
-    teacher, else the student, is run over the trainset, and what `metric` accepts is used. `bootstrap`: True
-    runs it for all predictors, False never. `num_threads` and `max_errors` of these runs are as in
-    ``dspy.Evaluate``; `seed` draws among several calls of one predictor. `mark_compiled`: whether the result
-    is frozen inside other programs; BootstrapFewShot and MIPROv2 refuse a marked student, so False for them.
+    teacher, else the student, is run over the trainset, and what `metric` accepts is used, without one what
+    no label contradicts. `bootstrap`: True runs it for all predictors, False never. `num_threads` and
+    `max_errors` of these runs are as in ``dspy.Evaluate``; `seed` draws among several calls of one predictor.
+    `mark_compiled`: whether the result is frozen inside other programs; BootstrapFewShot and MIPROv2 refuse a
+    marked student, so False for them.
 
     Raises SettingError for bad settings.
     """
@@ -95,7 +104,7 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
         check_apart(trainset, valset)
         compiled = share_lms(student.reset_copy(), student)
         compiled.selection_reports = {}
-        for name, (demos, told) in self._offers(student, _only(teacher) or student, trainset).items():
+        for name, (demos, told) in self._offers(student, _only(teacher), trainset).items():
             if not demos:
                 logger.warning("No demonstrations for %s: no accepted run of the program calls it.", name)
                 continue
@@ -113,23 +122,32 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
         self, student: Any, teacher: Any, trainset: Sequence[Any]
     ) -> dict[str, tuple[Mapping[int, Any], dict[str, Any]]]:
         """Return, for each predictor, row of the trainset -> demonstration, and where they are from."""
-        labelled = {
-            name: labels_suffice(name, predictor.signature, trainset, self.bootstrap)
+        made = {
+            name: fields_to_make(name, predictor.signature, trainset, self.bootstrap)
             for name, predictor in student.named_predictors()
         }
-        runs = None if all(labelled.values()) else self._run(student, teacher, trainset)
+        runs = self._run(student, teacher, trainset, made) if any(made.values()) else None
         rows = dict(enumerate(trainset))
+        told = {} if runs is None else {name: getattr(runs, name) for name in _CAUSES}
         return {
             name: (rows, {"source": "labels"})
-            if runs is None or of_labels
-            else (runs.demos[name], {"source": "runs", "failed": runs.failed, "rejected": runs.rejected})
-            for name, of_labels in labelled.items()
+            if runs is None or not fields
+            else (runs.demos[name], {"source": "runs", **told})
+            for name, fields in made.items()
         }
 
-    def _run(self, student: Any, teacher: Any, trainset: Sequence[Any]) -> Bootstrapped:
-        check_teacher(teacher, student)
+    def _run(
+        self, student: Any, teacher: Any, trainset: Sequence[Any], made: Mapping[str, Sequence[str]]
+    ) -> Bootstrapped:
+        program = student if teacher is None else teacher
+        check_inputs(program, trainset)
+        if teacher is None and self.metric is None and not self.bootstrap:
+            check_outputs(student, trainset, made)
+        check_teacher(program, student, made)
+        if self.metric is None:
+            logger.warning("No metric: runs are used unless they fail or contradict the trainset's labels.")
         runs = bootstrap_demos(
-            share_lms(teacher.deepcopy(), teacher),
+            share_lms(program.deepcopy(), program),
             trainset,
             self.metric,
             num_threads=self.num_threads,
@@ -137,8 +155,8 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
             seed=self.seed,
             progress=self.progress,
         )
-        told = len(trainset), len(runs.failed), len(runs.rejected)
-        logger.info("Ran the program on %d examples: %d failed, %d rejected by the metric.", *told)
+        counts = (f"{len(getattr(runs, name))} {name}" for name in _CAUSES)
+        logger.info("Ran the program on %d examples: %s.", len(trainset), ", ".join(counts))
         return runs
 
     def _select(self, signature: Any, demos: Sequence[Any]) -> Selection:

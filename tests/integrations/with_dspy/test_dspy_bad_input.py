@@ -176,7 +176,7 @@ def test_several_teachers():
 
 
 def test_no_lm_where_one_is_needed():
-    with pytest.raises(SettingError, match="no LM"):
+    with pytest.raises(SettingError, match="no LM.*'topic' of predictor 'topic'"):
         RandomFewShot().compile(TwoStages(), trainset=make_trainset())
 
 
@@ -188,11 +188,55 @@ def test_an_lm_that_fails_on_some_examples_is_borne_up_to_max_errors():
             RandomFewShot(max_errors=2).compile(TwoStages(), trainset=trainset)
 
 
-def test_inputs_under_another_name_than_the_programs_are_no_silent_success():
+@pytest.mark.parametrize("bootstrap", [None, True])
+@pytest.mark.parametrize("student", [OneStage(), dspy.Predict(Classify), dspy.ChainOfThought(Classify)])
+def test_inputs_under_another_name_than_the_programs_are_named_before_any_run(student, bootstrap):
     trainset = [dspy.Example(query=e.text, area=e.area).with_inputs("query") for e in make_trainset(3)]
+    refused(
+        DataError,
+        "no example of the trainset has the input 'text'.*'query'",
+        trainset=trainset,
+        student=student,
+        optimizer=RandomFewShot(bootstrap=bootstrap),
+    )
+
+
+def test_arguments_of_forward_that_no_example_has_are_named_before_any_run():
+    trainset = [dspy.Example(query=e.text, area=e.area).with_inputs("query") for e in make_trainset(3)]
+    refused(DataError, "has the input 'text' of TwoStages", trainset=trainset, student=TwoStages())
+
+
+def test_an_output_that_no_example_has_is_taken_for_a_slip_and_named():
+    student = OneStage("text -> areas")
+    refused(DataError, "has the output 'areas' of predictor 'predictor'.*'text', 'area'", student=student)
+
+
+@pytest.mark.parametrize(
+    "consent",
+    [
+        {"optimizer": RandomFewShot(bootstrap=True)},
+        {"optimizer": RandomFewShot(metric=lambda *_: True)},
+        {"teacher": OneStage("text -> mood")},
+    ],
+    ids=["bootstrap", "metric", "teacher"],
+)
+def test_an_output_that_no_example_has_is_made_where_that_is_wished(consent):
+    optimizer = consent.get("optimizer", RandomFewShot())
+    with dspy.context(lm=dspy.utils.DummyLM([{"mood": "calm"}] * 9)):
+        compiled = optimizer.compile(
+            OneStage("text -> mood"), trainset=make_trainset(3), teacher=consent.get("teacher")
+        )
+    assert [demo.mood for demo in compiled.predictor.demos] == ["calm"] * 3
+
+
+def test_fields_that_calls_lack_are_named_where_that_leaves_nothing():
+    class Forgetful(OneStage):
+        def forward(self, text):
+            return self.predictor(text=text)
+
     lm = dspy.utils.DummyLM([{"area": "card"}] * 9)
-    with dspy.context(lm=lm), pytest.raises(BootstrapError, match="lack fields"):
-        RandomFewShot().compile(OneStage(), trainset=trainset)
+    with dspy.context(lm=lm), pytest.raises(BootstrapError, match="lack fields: 'mood'"):
+        RandomFewShot().compile(Forgetful("text, mood -> area"), trainset=make_trainset(3)[:1])
 
 
 def test_a_metric_that_fails_is_a_failed_run():

@@ -101,7 +101,9 @@ def test_of_several_calls_of_a_predictor_one_is_kept_drawn_with_the_seed():
     parts = []
     for seed in (0, 0, 1):
         with dspy.context(lm=knowing(trainset, topic="t")):
-            compiled = SelectorFewShot(Recorder(), seed=seed).compile(Twice(), trainset=trainset)
+            compiled = SelectorFewShot(Recorder(), seed=seed, bootstrap=True).compile(
+                Twice(), trainset=trainset
+            )
         assert len(by_text(compiled.look.demos)) == len(compiled.look.demos) == 12
         parts.append([demo.part for demo in compiled.look.demos])
     assert parts[0] == parts[1] != parts[2]
@@ -262,6 +264,69 @@ def test_lms_of_threads_see_the_settings_of_the_caller():
             Watching(Classify), trainset=make_trainset(4), teacher=None
         )
     assert seen == [adapter] * 4
+
+
+class Mistaken(DummyLM):
+    """Says the same of every question."""
+
+    def __init__(self, **fields):
+        super().__init__([fields] * 99)
+
+
+def test_without_a_metric_runs_that_contradict_the_labels_are_dropped_told_and_counted(caplog):
+    trainset = make_trainset(6)
+    with caplog.at_level(logging.INFO, "dspy_icl"), dspy.context(lm=Mistaken(topic="t", area="card")):
+        compiled = RandomFewShot().compile(TwoStages(), trainset=trainset)
+    assert {demo.area for demo in compiled.area.demos} == {"card"}
+    assert set(texts(compiled.topic.demos)) == {e.text for e in trainset if e.area == "card"}
+    assert list(compiled.selection_reports["area"]["contradicted"]) == [1, 2, 4, 5]
+    assert "No metric" in caplog.text and "4 contradicted" in caplog.text
+
+
+def test_reasoning_to_a_wrong_label_is_no_demonstration():
+    trainset = [example.copy(reasoning="mine") for example in make_trainset(6)]
+    trainset = [example.with_inputs("text") for example in trainset]
+    with dspy.context(lm=Mistaken(reasoning="r", area="rate")):
+        compiled = RandomFewShot(bootstrap=True).compile(dspy.ChainOfThought(Classify), trainset=trainset)
+    assert [(demo.area, demo.reasoning) for demo in compiled.predict.demos] == [("rate", "r")] * 2
+
+
+def test_where_all_runs_contradict_the_labels_the_error_says_so():
+    lm = Mistaken(topic="t", area="none of them")
+    with dspy.context(lm=lm), pytest.raises(BootstrapError, match="3 contradict the labels"):
+        RandomFewShot().compile(TwoStages(), trainset=make_trainset(3))
+
+
+def test_what_a_metric_accepts_may_be_worded_otherwise_than_the_label():
+    def first_letter(example, prediction, trace=None):
+        return example.area[0] == prediction.area[0]
+
+    with dspy.context(lm=Mistaken(area="cards and more")):
+        compiled = RandomFewShot(bootstrap=True, metric=first_letter).compile(
+            OneStage("text -> area"), trainset=make_trainset(6)
+        )
+    assert [demo.area for demo in compiled.predictor.demos] == ["cards and more"] * 2
+
+
+class Revising(dspy.Module):
+    """Drafts an area, which is wrong, then revises it."""
+
+    def __init__(self):
+        super().__init__()
+        self.draft = dspy.Predict("text -> area")
+        self.final = dspy.Predict("text, draft -> area")
+
+    def forward(self, text):
+        return self.final(text=text, draft=self.draft(text=text).area)
+
+
+def test_an_inner_call_with_a_wrong_label_is_no_demonstration_though_the_outcome_is_right():
+    trainset = [e.copy(area="card").with_inputs("text") for e in make_trainset(3)]
+    program = Revising()
+    program.draft.lm, program.final.lm = Mistaken(area="phone"), Mistaken(area="card")
+    compiled = RandomFewShot(bootstrap=True, metric=right).compile(program, trainset=trainset)
+    assert compiled.draft.demos == [] and len(compiled.final.demos) == 3
+    assert list(compiled.selection_reports["final"]["contradicted"]) == [0, 1, 2]
 
 
 def test_the_metric_right_is_used_on_runs_as_on_evaluation():
