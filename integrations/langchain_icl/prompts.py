@@ -26,7 +26,7 @@ def as_chat_prompt(
 
     ``cache_control``, {"type": "ephemeral"} for Anthropic, marks the last message before the query as the end
     of what is to be cached; OpenAI and DeepSeek find it themselves.
-    Raises SettingError for what is no ManyShotPrompt and for a question, name or cache_control that cannot be.
+    Raises SettingError for what is no ManyShotPrompt and for a question, name or cache_control of no use.
     """
     _check_prompt(prompt)
     if not isinstance(cache_control, Mapping | None):

@@ -72,7 +72,8 @@ class ICLExampleSelector(BaseExampleSelector):
         ``quotas`` count. ``renew`` and ``progress``: see LazySelection. ``settings``: the method's own, such
         as ``seed`` or ``proxy``; ICLExampleSelector itself takes a ``selector`` instead.
 
-        Raises DataError for examples that cannot be rendered, SettingError and BudgetError for the rest.
+        Raises DataError for examples that cannot be rendered, SettingError and BudgetError for the rest; a
+        token budget that holds no example is found by the first call, which counts.
         """
         chooser = cls._selector(selector, settings)
         keys = checked_keys(input_keys or ())
@@ -151,7 +152,9 @@ class ICLExampleSelector(BaseExampleSelector):
     def add_example(self, example: Mapping[str, object]) -> None:
         """Add an example to those that may be chosen; cheap, since the work waits for the next choice.
 
-        Raises DataError for an example that cannot be rendered, SettingError where the choice is fixed.
+        Raises DataError for an example that cannot be rendered, BudgetError for a label that the limits have
+        no room for, SettingError where the choice is fixed. What only the choice can find, such as a row too
+        long for the proxy, one call gets as an error that names the examples; the next goes on without them.
         """
         self._lazy().add(example)
 

@@ -39,6 +39,20 @@ QUICK = {
 QUERY = {"text": "any", "label": "any"}
 
 
+class Slow:
+    """Random, which starts when it may."""
+
+    started, go = threading.Event(), threading.Event()
+
+    def select(self, pool, shots=None, **limits):
+        self.started.set()
+        self.go.wait(10)
+        return Random().select(pool, shots, **limits)
+
+
+SLOW = Slow()
+
+
 def pickled(selector):
     return pickle.loads(pickle.dumps(selector))  # noqa: S301 - its own
 
@@ -214,6 +228,22 @@ def test_selectors_copy_and_pickle(duplicate, records, template):
     unused = duplicate(selector)
     chosen = selector.select_examples(QUERY)
     assert unused.select_examples(QUERY) == duplicate(selector).select_examples(QUERY) == chosen
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_a_copy_does_not_wait_for_a_running_choice(duplicate, records, template):
+    lazy = lazily(SLOW, records, template)
+    with ThreadPoolExecutor(1) as threads:
+        SLOW.go.clear()
+        SLOW.started.clear()
+        running = threads.submit(lazy.select_examples, {})
+        try:
+            SLOW.started.wait(10)
+            twin = duplicate(lazy)
+            assert not running.done()
+        finally:
+            SLOW.go.set()
+        assert twin.select_examples({}) == running.result()
 
 
 def test_a_copy_goes_its_own_way(records, proxy):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,7 +15,7 @@ from langchain_icl import (
 )
 
 from icl_plugins import Random, Template
-from icl_plugins.errors import BudgetError, DataError, SettingError, TemplateError
+from icl_plugins.errors import BudgetError, DataError, SettingError, TemplateError, TooLongError
 
 KEYS = {"input_keys": ["text"], "output_key": "label"}
 
@@ -143,6 +144,83 @@ def test_an_example_that_cannot_be_rendered_is_refused_and_changes_nothing(recor
         selector.add_example(wrong)
     assert selector.select_examples({"text": "q"}) == chosen
     assert len(selector.refresh().pool) == 12
+
+
+LONG = {"text": "my card " * 3000, "label": "card_arrival"}
+
+
+@pytest.mark.parametrize("renew", ["next_call", "refresh"])
+def test_one_bad_addition_is_told_once_and_the_last_good_choice_goes_on(records, proxy, renew):
+    settings = {"proxy": proxy, "epochs": 1, "prefix_length": 2, "renew": renew}
+    selector = GradientMatchingExampleSelector.from_examples(records, **KEYS, k=4, **settings)
+    chosen = selector.select_examples({"text": "q"})
+    selector.add_example(LONG)
+    with pytest.raises(TooLongError, match=r"1 added examples, which are dropped: \{'text': 'my card"):
+        selector.refresh() if renew == "refresh" else selector.select_examples({"text": "q"})
+    assert selector.select_examples({"text": "q"}) == chosen
+    selector.add_example({"text": "what is the rate", "label": "exchange_rate"})
+    assert len(selector.refresh().pool) == 13
+    assert selector.selection.details["rows_computed"] == 1
+
+
+def test_a_bad_addition_before_the_first_choice_is_told_once(records, proxy):
+    settings = {"proxy": proxy, "epochs": 1, "prefix_length": 2}
+    selector = GradientMatchingExampleSelector.from_examples(records, **KEYS, k=4, **settings)
+    selector.add_example(LONG)
+    with pytest.raises(TooLongError, match="dropped"):
+        selector.select_examples({"text": "q"})
+    assert len(selector.select_examples({"text": "q"})) == 4
+
+
+def test_of_many_threads_one_is_told_of_a_bad_addition(records, template):
+    class Choosy:
+        def select(self, pool, shots=None, **limits):
+            time.sleep(0.05)
+            if any(example["text"] == "bad" for example in pool):
+                raise DataError("bad", expected="good", fix="leave it out")
+            return Random().select(pool, shots, **limits)
+
+    selector = ICLExampleSelector.from_examples(records, template, k=4, selector=Choosy())
+    chosen = selector.select_examples({})
+    selector.add_example({"text": "bad", "label": "exchange_rate"})
+
+    def work(_):
+        try:
+            return selector.select_examples({})
+        except DataError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(work, range(16)))
+    assert results.count(None) == 1 and results.count(chosen) == 15
+
+
+def test_a_choice_that_fails_for_another_reason_loses_no_addition(records, template):
+    class Failing:
+        def select(self, pool, shots=None, **limits):
+            if len(pool) > 12 and not failures:
+                failures.append(1)
+                raise OSError("disk full")
+            return Random().select(pool, shots, **limits)
+
+    failures = []
+    selector = ICLExampleSelector.from_examples(records, template, k=4, selector=Failing())
+    selector.select_examples({})
+    selector.add_example({"text": "new", "label": "exchange_rate"})
+    with pytest.raises(OSError, match="disk full"):
+        selector.select_examples({})
+    selector.select_examples({})
+    assert len(selector.selection.pool) == 13
+
+
+def test_a_label_that_the_limits_have_no_room_for_is_not_added(records):
+    selector = RandomExampleSelector.from_examples(records, **KEYS, k=3, quotas=1)
+    chosen = selector.select_examples({"text": "q"})
+    with pytest.raises(BudgetError, match="ask for 4, and shots=3"):
+        selector.add_example({"text": "new", "label": "a fourth"})
+    assert selector.select_examples({"text": "q"}) == chosen
+    selector.add_example({"text": "new", "label": "exchange_rate"})
+    assert len(selector.refresh().pool) == 13
 
 
 def test_examples_added_by_many_threads_while_others_read_are_all_there(counting, records, template):
