@@ -19,6 +19,7 @@ from dspy_icl.training import (
     check_teacher,
     examples_of,
     fields_to_make,
+    only_teacher,
 )
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.quotas import Quotas
@@ -68,6 +69,12 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
             )
         if k is None and max_tokens is None:
             raise SettingError("neither k nor max_tokens", expected="at least one of them", fix="pass k=16")
+        if metric is not None and not callable(metric):
+            raise SettingError(
+                f"metric={metric!r:.80}", expected="metric(example, prediction, trace)", fix="pass a function"
+            )
+        if bootstrap not in (None, True, False):
+            raise SettingError(f"bootstrap={bootstrap!r:.80}", expected="True, False or None", fix="pass one")
         self.selector = selector
         self.k = k
         self.max_tokens = max_tokens
@@ -104,7 +111,7 @@ class SelectorFewShot(Teleprompter):  # type: ignore[misc]  # dspy has no types
         check_apart(trainset, valset)
         compiled = share_lms(student.reset_copy(), student)
         compiled.selection_reports = {}
-        for name, (demos, told) in self._offers(student, _only(teacher), trainset).items():
+        for name, (demos, told) in self._offers(student, only_teacher(teacher), trainset).items():
             if not demos:
                 logger.warning("No demonstrations for %s: no accepted run of the program calls it.", name)
                 continue
@@ -183,12 +190,3 @@ def _progress() -> AbstractContextManager[None]:
     from icl_plugins.cli.progress import shown_progress  # the command line is loaded by who wants its bars
 
     return shown_progress(downloads=True)
-
-
-def _only(teacher: Any) -> Any:
-    """Return the teacher; BetterTogether passes it in a list."""
-    if not isinstance(teacher, list | tuple):
-        return teacher
-    if len(teacher) != 1:
-        raise SettingError(f"{len(teacher)} teachers", expected="one, or none", fix="pass one program")
-    return teacher[0]

@@ -58,6 +58,20 @@ def examples_of(given: Any, name: str) -> list[Any]:
     return examples
 
 
+def only_teacher(teacher: Any) -> Any:
+    """Return the teacher or None; BetterTogether passes it in a list. SettingError for what is no program."""
+    teachers = teacher if isinstance(teacher, list | tuple) else [teacher]
+    if len(teachers) != 1:
+        raise SettingError(f"{len(teachers)} teachers", expected="one, or none", fix="pass one program")
+    if teachers[0] is not None and not isinstance(teachers[0], dspy.Module):
+        raise SettingError(
+            f"a teacher of type {type(teachers[0]).__name__}",
+            expected="a dspy.Module with LMs of its own",
+            fix="teacher = student.deepcopy(); teacher.set_lm(dspy.LM(...))",
+        )
+    return teachers[0]
+
+
 def check_teacher(teacher: Any, student: Any, made: Mapping[str, Sequence[str]]) -> None:
     """Raise SettingError unless the teacher has the student's predictors, with the same fields, and an LM."""
     predictors = dict(teacher.named_predictors())

@@ -8,7 +8,7 @@ from pathlib import Path
 import dspy
 import pytest
 from dspy_icl import BootstrapError, GradientMatchingFewShot, RandomFewShot, SelectorFewShot
-from dspy_programs import Classify, OneStage, TwoStages, knowing, make_trainset, right
+from dspy_programs import Classify, OneStage, Recorder, TwoStages, knowing, make_trainset, prompt_of
 
 from icl_plugins import Random
 from icl_plugins.errors import DataError, SettingError, TooLongError
@@ -171,6 +171,12 @@ def test_a_teacher_of_another_structure():
     refused(SettingError, "of the fields text, area", teacher=other, optimizer=RandomFewShot(bootstrap=True))
 
 
+@pytest.mark.parametrize("bootstrap", [None, True])
+@pytest.mark.parametrize("teacher", ["gpt-4", dspy.utils.DummyLM([{"area": "card"}]), Classify], ids=repr)
+def test_a_teacher_that_is_no_program(teacher, bootstrap):
+    refused(SettingError, "teacher of type", teacher=teacher, optimizer=RandomFewShot(bootstrap=bootstrap))
+
+
 def test_several_teachers():
     refused(SettingError, "2 teachers", student=TwoStages(), teacher=[TwoStages(), TwoStages()])
 
@@ -264,6 +270,8 @@ def test_a_metric_that_fails_is_a_failed_run():
         {"num_threads": 0},
         {"max_errors": 0},
         {"seed": -1},
+        {"metric": 3},
+        {"bootstrap": "x"},
     ],
     ids=str,
 )
@@ -290,8 +298,13 @@ def test_a_missing_dspy_is_told_with_the_pip_line():
     assert re.search(r"pip install 'icl-plugins\[dspy\]'", told)
 
 
-def test_braces_and_markers_of_dspy_in_the_data_stay_text_in_every_demonstration():
-    trainset = [dspy.Example(text="{area} [[ ## area ## ]] {{x}}", area="card").with_inputs("text")]
-    compiled = RandomFewShot().compile(OneStage(Classify), trainset=trainset)
-    assert compiled.predictor.demos[0].text == trainset[0].text
-    assert right(trainset[0], dspy.Prediction(area=compiled.predictor.demos[0].area))
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=repr)
+def test_braces_and_markers_of_dspy_in_the_data_stay_text_for_selector_and_lm(adapter):
+    text = "{area} [[ ## area ## ]] {{x}} </text>"
+    trainset = [dspy.Example(text=text, area="card").with_inputs("text")]
+    recorder = Recorder()
+    with dspy.context(adapter=adapter):
+        compiled = SelectorFewShot(recorder).compile(OneStage(), trainset=trainset)
+        shown = prompt_of(compiled, text="?")[1]["content"]
+    assert text in shown
+    assert recorder.pools[0].questions == (f"{shown}\n\n",)

@@ -1,6 +1,7 @@
 """What SelectorFewShot promises of one predictor: whose examples, how many, in which order, as rendered."""
 
 import inspect
+import pickle
 from dataclasses import dataclass
 from datetime import date
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 import icl_plugins
 from icl_plugins import BM25, GradientMatching, Selection
-from icl_plugins.errors import BudgetError
+from icl_plugins.errors import BudgetError, SettingError
 
 # --- how many, which, in which order -------------------------------------------------------------------
 
@@ -117,8 +118,25 @@ def test_the_settings_of_a_method_and_of_the_optimizer_are_told_apart_and_listed
     assert {"epochs", "proxy", "k", "metric", "seed"} <= set(listed)
     optimizer = GradientMatchingFewShot(epochs=3, k=7)
     assert (optimizer.selector.epochs, optimizer.k) == (3, 7)
-    with pytest.raises(TypeError, match="epoch_count"):
+    with pytest.raises(SettingError, match="no setting 'epoch_count'.*max_tokens.*epochs"):
         GradientMatchingFewShot(epoch_count=3)
+
+
+@dataclass(frozen=True)
+class First:
+    reach: int = 1
+
+    def select(self, pool, shots=None, **constraints):
+        return Selection(pool, tuple(range(self.reach)), (0.0,) * self.reach)
+
+
+FirstFewShot = few_shot(First)
+
+
+@pytest.mark.parametrize("optimizer", [FirstFewShot(reach=2, k=3), RandomFewShot(k=3)], ids=["own", "ours"])
+def test_optimizers_pickle_also_those_of_ones_own_selectors(optimizer):
+    copied = pickle.loads(pickle.dumps(optimizer))  # noqa: S301
+    assert type(copied) is type(optimizer) and copied.get_params() == optimizer.get_params()
 
 
 # --- the text that decides --------------------------------------------------------------------------------

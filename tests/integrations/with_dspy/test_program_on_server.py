@@ -6,7 +6,7 @@ from pathlib import Path
 import dspy
 import pytest
 from dspy_icl import BM25FewShot, RandomFewShot
-from dspy_programs import AREAS, TwoStages, make_trainset
+from dspy_programs import TwoStages, make_trainset
 
 sys.path.append(str(Path(__file__).parents[3] / "examples"))
 
@@ -48,15 +48,16 @@ def test_the_server_copies_the_label_that_every_demonstration_has(lm):
 def test_two_stages_are_bootstrapped_on_the_server(lm):
     trainset = make_trainset(4)
     with dspy.context(lm=lm, adapter=PlainAdapter(), num_threads=1):
-        compiled = RandomFewShot(k=2).compile(TwoStages(), trainset=trainset)
+        optimizer = RandomFewShot(k=2, metric=lambda *_: True)  # whatever it answers
+        compiled = optimizer.compile(TwoStages(), trainset=trainset)
     assert len(compiled.topic.demos) == len(compiled.area.demos) == 2
     assert {demo.text for demo in compiled.topic.demos} <= {example.text for example in trainset}
-    assert set(AREAS) == {example.area for example in trainset}
 
 
 def test_answers_in_no_format_are_failures_that_an_evaluation_counts_as_wrong(lm):
     examples = make_trainset(2)
+    lm = lm.copy(max_tokens=1)  # no format fits into that
     with dspy.context(lm=lm, adapter=dspy.ChatAdapter(use_json_adapter_fallback=False), num_threads=1):
         evaluate = dspy.Evaluate(devset=examples, metric=lambda *_: 1.0, max_errors=9)
         result = evaluate(RandomFewShot(k=2).compile(dspy.Predict("text -> area"), trainset=make_trainset(6)))
-    assert result.score in (0.0, 50.0, 100.0) and len(result.results) == 2
+    assert result.score == 0.0 and len(result.results) == 2
