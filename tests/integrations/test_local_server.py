@@ -7,20 +7,25 @@ import pytest
 from local_server import local_server
 from openai import BadRequestError, OpenAI
 
+INTENTS = {"my card": "card", "a refund": "refund", "cold soup": "soup", "late fee": "fee"}
+
 
 def test_the_server_answers_chat_requests_from_the_demonstrations(server):
-    shots = [("Query: my card\nIntent:", "card"), ("Query: the rate\nIntent:", "rate")] * 8
-    messages = [{"role": "system", "content": "Name the intent."}]
-    for question, answer in shots:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    messages.append({"role": "user", "content": shots[0][0]})
+    shots = [{"role": "system", "content": "Name the intent."}]
+    for text, intent in [*INTENTS.items()] * 4:
+        shots.append({"role": "user", "content": f"Query: {text}\nIntent:"})
+        shots.append({"role": "assistant", "content": intent})
+    right = 0
     with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
-        reply = client.chat.completions.create(
-            model=server.model, messages=messages, temperature=0, max_tokens=8
-        )
+        for text, intent in INTENTS.items():
+            messages = [*shots, {"role": "user", "content": f"Query: {text}\nIntent:"}]
+            reply = client.chat.completions.create(
+                model=server.model, messages=messages, temperature=0, max_tokens=8
+            )
+            right += reply.choices[0].message.content.strip() == intent
         with pytest.raises(BadRequestError):
-            client.chat.completions.create(model="another", messages=messages)
-    assert reply.choices[0].message.content.strip() == "card"
+            client.chat.completions.create(model="another", messages=shots)
+    assert right >= 3  # a small model; chance is 1
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):

@@ -16,7 +16,7 @@ from openai import OpenAI
 from icl_plugins import Pool, Random, Template
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-QUESTIONS = {"my card is late": "card", "what is the rate": "rate"}
+QUESTIONS = {"my soup is cold": "soup", "a refund for it": "refund"}
 RECORDS = [{"text": text, "label": label} for _ in range(6) for text, label in QUESTIONS.items()]
 
 
