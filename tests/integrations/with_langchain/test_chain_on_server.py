@@ -16,7 +16,7 @@ from openai import OpenAI
 from icl_plugins import Pool, Random, Template
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-QUESTIONS = {"my soup is cold": "soup", "a refund for it": "refund"}
+QUESTIONS = {"my card is late": "card", "what is the rate": "rate"}
 RECORDS = [{"text": text, "label": label} for _ in range(6) for text, label in QUESTIONS.items()]
 
 
@@ -33,12 +33,31 @@ def chat(server):
     )
 
 
-async def test_the_fixed_prompt_answers_in_a_chain_in_every_way(prompt, chat):
+@pytest.fixture(scope="module")
+def client(server):
+    with OpenAI(base_url=server.base_url, api_key="none") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected(prompt, server, client):
+    """What the server answers to the library's own messages, without LangChain."""
+    settings = {"model": server.model, "temperature": 0, "max_tokens": 6}
+    replies = [
+        client.chat.completions.create(messages=prompt.messages({"text": text}), **settings)
+        for text in QUESTIONS
+    ]
+    answers = [reply.choices[0].message.content for reply in replies]
+    assert {answer.strip() for answer in answers} <= set(QUESTIONS.values())
+    return answers
+
+
+async def test_a_chain_answers_in_every_way_what_the_bare_client_does(prompt, chat, expected):
     chain = as_chat_prompt(prompt) | chat | StrOutputParser()
-    inputs, expected = [{"text": text} for text in QUESTIONS], list(QUESTIONS.values())
-    assert [answer.strip() for answer in chain.batch(inputs)] == expected
-    assert (await chain.ainvoke(inputs[0])).strip() == expected[0]
-    assert "".join(chain.stream(inputs[1])).strip() == expected[1]
+    inputs = [{"text": text} for text in QUESTIONS]
+    assert chain.batch(inputs) == expected
+    assert await chain.ainvoke(inputs[0]) == expected[0]
+    assert "".join(chain.stream(inputs[1])) == expected[1]
 
 
 def test_the_server_reads_as_many_tokens_as_without_langchain(prompt, chat):
@@ -48,13 +67,14 @@ def test_the_server_reads_as_many_tokens_as_without_langchain(prompt, chat):
     assert reply.content == direct.content
 
 
-def test_the_example_selector_answers_in_a_few_shot_chain(chat):
+def test_a_few_shot_chain_of_the_example_selector_answers_as_the_fixed_prompt_does(chat, expected):
     turns = ChatPromptTemplate.from_messages([("human", "Query: {text}\nIntent:"), ("ai", "{label}")])
     selector = RandomExampleSelector.from_examples(RECORDS, input_keys=["text"], output_key="label", k=12)
     few_shot = FewShotChatMessagePromptTemplate(example_selector=selector, example_prompt=turns)
-    prompt = ChatPromptTemplate.from_messages([few_shot, ("human", "Query: {text}\nIntent:")])
-    answers = (prompt | chat | StrOutputParser()).batch([{"text": text} for text in QUESTIONS])
-    assert [answer.strip() for answer in answers] == list(QUESTIONS.values())
+    prompt = ChatPromptTemplate.from_messages(
+        [("system", "Name the intent."), few_shot, ("human", "Query: {text}\nIntent:")]
+    )
+    assert (prompt | chat | StrOutputParser()).batch([{"text": text} for text in QUESTIONS]) == expected
 
 
 class Completions(LLM):
@@ -72,11 +92,11 @@ class Completions(LLM):
         return reply.choices[0].text
 
 
-def test_the_string_prompt_answers_in_a_completion_chain(prompt, server):
-    with OpenAI(base_url=server.base_url, api_key="none") as client:
-        chain = as_string_prompt(prompt) | Completions(client=client, model=server.model)
-        answers = [chain.invoke({"text": text}) for text in QUESTIONS]
-    assert [answer.split()[0] for answer in answers] == list(QUESTIONS.values())
+def test_a_completion_chain_of_the_string_prompt_answers_what_the_librarys_text_gets(prompt, server, client):
+    completions = Completions(client=client, model=server.model)
+    answers = (as_string_prompt(prompt) | completions).batch([{"text": text} for text in QUESTIONS])
+    assert answers == [completions.invoke(prompt.text({"text": text})) for text in QUESTIONS]
+    assert all(answer.strip() for answer in answers)
 
 
 @pytest.mark.parametrize("name", ["langchain_intents", "langchain_retrieval"])
