@@ -73,5 +73,9 @@ class ArtefactError(IclError, ValueError):
     """A saved file (prompt, curriculum) is damaged, of an unknown version, or of another kind."""
 
 
+class TargetError(IclError, RuntimeError):
+    """The target cannot be reached, or refuses every request (a wrong key, an unknown model)."""
+
+
 class OptionalDependencyError(IclError, ImportError):
     """An optional package is missing; the message carries the pip line."""

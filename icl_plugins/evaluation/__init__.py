@@ -1,0 +1,1 @@
+"""What a prompt does on a target: targets, metrics, comparison of selectors, report."""
