@@ -11,7 +11,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that a provider counted for one request; cached: the part of prompt_tokens read from its cache."""
+    """Tokens as the provider counted them; cached_tokens: the part of prompt_tokens read from its cache."""
 
     prompt_tokens: int
     completion_tokens: int
