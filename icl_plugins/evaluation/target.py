@@ -11,11 +11,15 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the provider counted them; cached_tokens: the part of prompt_tokens read from its cache."""
+    """Tokens as the provider counted them; cached_tokens: the part of prompt_tokens read from its cache.
+
+    cost: USD, None where no prices are known.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
