@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from icl_plugins.errors import NonFiniteError, OptionalDependencyError, ProxyError, SettingError, TooLongError
+from icl_plugins.selectors._kept import kept
 from icl_plugins.selectors._settings import about, check_choice, load_proxy
 
 if TYPE_CHECKING:
@@ -31,21 +32,18 @@ def embed(
     """Embed texts -> float64 (N, h), and what the details of a selection say about the model.
 
     `embeddings` is "proxy" (mean of the last hidden states) or the name of a sentence-transformers model.
-    Equal texts get equal rows to the last bit: each distinct text is embedded once.
+    Equal texts get equal rows to the last bit: each distinct text is embedded once (see `keeping`).
     Raises TooLongError, NonFiniteError naming rows, and what `sentence_encoder` raises.
     """
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     if embeddings == "proxy":
         loaded = load_proxy(proxy)
-        vectors = loaded.embed(list(rows), on_too_long=on_too_long).numpy()
-        details = about(loaded)
+        key, details = (*loaded.fingerprint.values(), on_too_long), about(loaded)
+        vectors = kept(key, texts, lambda new: loaded.embed(new, on_too_long=on_too_long).numpy())
     else:
         encoder = sentence_encoder(embeddings)
-        if on_too_long == "error":
-            _refuse_too_long(encoder, list(rows))
-        vectors = encoder.encode(list(rows), show_progress_bar=False, convert_to_numpy=True)
-        details = {"device": str(encoder.device)}
-    spread = np.asarray(vectors, dtype=np.float64)[[rows[text] for text in texts]]
+        key, details = (embeddings, on_too_long), {"device": str(encoder.device)}
+        vectors = kept(key, texts, lambda new: _encode(encoder, new, on_too_long))
+    spread = np.asarray(vectors, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(spread).all(axis=1))
     if bad.size:
         raise NonFiniteError(
@@ -79,6 +77,13 @@ def sentence_encoder(name: str) -> Any:
             expected="a sentence-transformers model with safetensors weights, by id or by folder",
             fix="check the name and the network, or name a folder that holds modules.json",
         ) from error
+
+
+def _encode(encoder: Any, texts: list[str], on_too_long: TooLong) -> np.ndarray:
+    if on_too_long == "error":
+        _refuse_too_long(encoder, texts)
+    vectors: np.ndarray = encoder.encode(texts, show_progress_bar=False, convert_to_numpy=True)
+    return vectors
 
 
 def _refuse_too_long(encoder: Any, texts: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request, by_score
+from icl_plugins.selectors._kept import kept
 from icl_plugins.selectors._settings import (
     about,
     check_choice,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from icl_plugins.proxy.model import Proxy
 
+_TUNING = ("prefix_length", "epochs", "batch_size", "learning_rate", "warmup", "seed", "on_too_long")
+
 
 @dataclass(frozen=True)
 class LatentBayesian:
@@ -40,6 +43,7 @@ class LatentBayesian:
     The prefix is tuned as gradient matching does it: `prefix_length`, `epochs`, `batch_size`,
     `learning_rate`, `warmup`, `seed`. `on_too_long`: "error", "skip" or "truncate" examples that do not fit
     the proxy. `tokenizer` counts token budgets; None is the proxy's. Raises SettingError for bad settings.
+    Where a pool grows (`keeping`), the prefix stays as it was tuned on the first of its examples.
     """
 
     proxy: "str | Proxy" = "micro"
@@ -80,14 +84,18 @@ class LatentBayesian:
         usable = [row for row, example in enumerate(encoded) if example is not None]
         skipped = [row for row, example in enumerate(encoded) if example is None]
         request = request.without(skipped, "too long for the proxy")
-        concept = self._tune(proxy, pool)
-        sequences = [example.ids[: example.answer_stop] for example in encoded if example is not None]
+        key = (*proxy.fingerprint.values(), *(getattr(self, name) for name in _TUNING))
+        ((concept, tuned_on),) = kept(("concept", key), ["concept"], lambda _: [self._tune(proxy, pool)])
+        sequences = [tuple(example.ids[: example.answer_stop]) for example in encoded if example is not None]
+        losses = kept(("losses", key), sequences, lambda new: concept_losses(proxy, new, concept).tolist())
         scores = np.full(len(pool), np.nan)
-        scores[usable] = -concept_losses(proxy, sequences, concept)
+        scores[usable] = -np.array(losses)
         indices = request.take(by_score(scores, usable))
-        return request.selection(self, indices, scores[list(indices)], details=about(proxy))
+        details = {**about(proxy), "concept_tuned_on": tuned_on}
+        return request.selection(self, indices, scores[list(indices)], details=details)
 
-    def _tune(self, proxy: "Proxy", pool: Pool) -> "Tensor":
+    def _tune(self, proxy: "Proxy", pool: Pool) -> "tuple[Tensor, int]":
+        """Return the prefix (k, h) and how many examples it was tuned on."""
         from icl_plugins.proxy.prefix import tune_prefix
 
         curriculum = tune_prefix(
@@ -102,7 +110,7 @@ class LatentBayesian:
             on_too_long=self.on_too_long,
             progress=tell_progress,
         )
-        return curriculum.checkpoints[-1]
+        return curriculum.checkpoints[-1], len(pool)
 
 
 def concept_losses(proxy: "Proxy", sequences: Sequence[Sequence[int]], concept: "Tensor") -> np.ndarray:

@@ -12,6 +12,7 @@ from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.errors import DataError, IclError, NonFiniteError, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection, Selector
+from icl_plugins.selectors._kept import Memory, keeping
 
 Renew = Literal["next_call", "refresh"]
 
@@ -23,8 +24,9 @@ class LazySelection:
     If that fails by the data (DataError, SettingError, NonFiniteError; say a row too long for the proxy), all
     examples added since the last choice are dropped: one reader gets the error, which names them, and the
     next ones what was chosen last. After any other error the next reader tries again.
-    A selector that can keep its gradients (``store``) and was given no folder gets a temporary one, so that
-    only added rows are computed; copies and pickles leave it behind. ``progress`` shows bars on stderr.
+    Only added rows are computed: gradients lie in the selector's ``store``, a temporary folder unless it has
+    one; vectors and losses in memory. Copies and pickles leave both behind. (BestOfN draws sets anew from all
+    rows: there is nothing of a row to keep.) ``progress`` shows bars on stderr.
     The other arguments are those of ``Selector.select``.
 
     Raises SettingError at once for what is no selector or pool, and BudgetError or SettingError for limits
@@ -55,6 +57,7 @@ class LazySelection:
         self._selection: Selection | None = None
         self._added: list[Pool] = []  # one example each
         self._folder: TemporaryDirectory[str] | None = None
+        self._memory: Memory = {}
         self._choosing, self._lock = RLock(), Lock()  # for as long as it takes; for a moment
 
     @property
@@ -98,7 +101,7 @@ class LazySelection:
         added = tuple(example for pool in tuple(self._added) for example in pool.examples)
         pool = replace(self._pool, examples=(*self._pool.examples, *added)) if added else self._pool
         try:
-            with _bars() if self._progress else nullcontext():
+            with _bars() if self._progress else nullcontext(), keeping(self._memory):
                 selection = self._stored().select(pool, **self._limits)
         except (DataError, SettingError, NonFiniteError) as error:
             if not added:
@@ -131,8 +134,8 @@ class LazySelection:
     def __getstate__(self) -> dict[str, object]:
         """Return what a copy or pickle takes along: neither locks nor temporary folder."""
         with self._lock:
-            own = {"_added": [*self._added], "_folder": None, "_choosing": None, "_lock": None}
-            return {**self.__dict__, **own}
+            own: dict[str, object] = {"_added": [*self._added], "_folder": None, "_memory": {}}
+            return {**self.__dict__, **own, "_choosing": None, "_lock": None}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         """Take over a state, with locks of its own."""

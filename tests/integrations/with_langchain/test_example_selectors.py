@@ -22,13 +22,17 @@ from langchain_core.prompts.few_shot_with_templates import FewShotPromptWithTemp
 from langchain_icl import (
     GradientMatchingExampleSelector,
     ICLExampleSelector,
+    KMeansExampleSelector,
+    LatentBayesianExampleSelector,
     LazySelection,
     RandomExampleSelector,
+    SimilarityExampleSelector,
 )
 
 import icl_plugins
 from icl_plugins import ManyShotPrompt, Pool, Random
 from icl_plugins.selection import Selector
+from icl_plugins.selectors import latent_bayesian
 
 METHODS = [name for name in icl_plugins.__all__ if hasattr(getattr(icl_plugins, name), "select")]
 QUICK = {
@@ -204,6 +208,42 @@ def test_only_the_gradients_of_the_new_row_are_computed(records, proxy):
     details = selector.selection.details
     assert (details["rows_computed"], details["curriculum_tuned_on"]) == (1, 12)
     assert len(selector.selection.pool) == 13
+
+
+NEW = {"text": "what is the rate", "label": "exchange_rate"}
+
+
+@pytest.mark.parametrize("kind", [KMeansExampleSelector, SimilarityExampleSelector])
+def test_only_the_vector_of_the_new_row_is_computed(kind, records, template, proxy, monkeypatch):
+    embedded = []
+    embed = type(proxy).embed
+    monkeypatch.setattr(
+        type(proxy),
+        "embed",
+        lambda self, texts, **kw: embedded.append(list(texts)) or embed(self, texts, **kw),
+    )
+    selector = kind.from_examples(records, template, k=4, proxy=proxy)
+    selector.select_examples(QUERY)
+    selector.add_example(NEW)
+    chosen = selector.select_examples(QUERY)
+    assert [len(texts) for texts in embedded] == [12, 1]
+    anew = kind.from_examples([*records, NEW], template, k=4, proxy=proxy)
+    assert anew.select_examples(QUERY) == chosen
+
+
+def test_only_the_loss_of_the_new_row_is_computed(records, template, proxy, monkeypatch):
+    read = []
+    losses = latent_bayesian.concept_losses
+    monkeypatch.setattr(
+        latent_bayesian,
+        "concept_losses",
+        lambda proxy, sequences, concept: read.append(len(sequences)) or losses(proxy, sequences, concept),
+    )
+    selector = LatentBayesianExampleSelector.from_examples(records, template, k=4, proxy=proxy, epochs=1)
+    selector.select_examples(QUERY)
+    selector.add_example(NEW)
+    assert selector.refresh().details["concept_tuned_on"] == 12
+    assert read == [12, 1]
 
 
 def test_a_folder_for_gradients_is_used_where_one_is_named(records, proxy, tmp_path):
