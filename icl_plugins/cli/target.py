@@ -32,9 +32,9 @@ def chat_tokens(
                 fix="name the target, or leave out --layout",
             )
         return None
-    from openai_icl import ChatTokens, Target
+    from openai_icl import ChatTokens, KnownModel
 
-    model = Target.of(target, tokenizer)
+    model = KnownModel.of(target, tokenizer)
     if max_tokens is not None and model.context is not None and max_tokens > model.context:
         raise BudgetError(
             f"--max-tokens {max_tokens} for {model.name}",
@@ -65,12 +65,12 @@ def for_model(
     file: str, model: str, tokenizer: str | None, queries: int, layout: "Layout", as_json: bool
 ) -> Result:
     """Count and price a prompt for a model."""
-    from openai_icl import Target, count_prompt
+    from openai_icl import KnownModel, count_prompt
 
     from icl_plugins.prompt import ManyShotPrompt
 
     prompt = ManyShotPrompt.load(file)
-    counted = count_prompt(prompt, Target.of(model, tokenizer), queries=queries, layout=layout)
+    counted = count_prompt(prompt, KnownModel.of(model, tokenizer), queries=queries, layout=layout)
     return as_json_text(asdict(counted)) if as_json else _view(counted)
 
 

@@ -7,6 +7,6 @@ Nothing here talks to a network or imports a client.
 
 from openai_icl.budget import ChatTokens
 from openai_icl.cost import PromptCount, count_prompt
-from openai_icl.target import Target
+from openai_icl.known_model import KnownModel
 
-__all__ = ["ChatTokens", "PromptCount", "Target", "count_prompt"]
+__all__ = ["ChatTokens", "KnownModel", "PromptCount", "count_prompt"]

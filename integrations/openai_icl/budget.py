@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icl_plugins.prompt import Layout, ManyShotPrompt
-from openai_icl.target import Target, check_target
+from openai_icl.known_model import KnownModel, check_target
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
@@ -24,7 +24,7 @@ class ChatTokens:
     Raises SettingError for a target that is none.
     """
 
-    target: Target
+    target: KnownModel
     instruction: str = ""
     layout: Layout = "turns"
     _queries: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -11,7 +11,7 @@ from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.template import Template
 from openai_icl import table
 from openai_icl.counters import Messages
-from openai_icl.target import Target, check_target
+from openai_icl.known_model import KnownModel, check_target
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PromptCount:
 
 def count_prompt(
     prompt: ManyShotPrompt,
-    target: Target,
+    target: KnownModel,
     *,
     queries: int = 1,
     layout: Layout = "turns",
@@ -56,8 +56,8 @@ def count_prompt(
     """Count a prompt for its target and price so many queries.
 
     query: the fields of the longest query that is expected, where the demonstrations have none as long.
-    Raises SettingError for `queries` below 1, an unknown layout and what is no prompt or Target, DataError
-    for a prompt of nothing, TemplateError for a field that the query lacks.
+    Raises SettingError for `queries` below 1, an unknown layout and what is no prompt or KnownModel,
+    DataError for a prompt of nothing, TemplateError for a field that the query lacks.
     """
     check_target(target)
     if not isinstance(prompt, ManyShotPrompt):
@@ -110,12 +110,12 @@ def _messages(prompt: ManyShotPrompt, question: str, layout: Layout) -> Messages
     return replace(prompt, template=literal).messages({"question": question}, layout)
 
 
-def _content_tokens(target: Target, texts: Sequence[str]) -> Iterator[int]:
+def _content_tokens(target: KnownModel, texts: Sequence[str]) -> Iterator[int]:
     around = target.count(_user(""))
     return (target.count(_user(text.strip())) - around for text in texts)
 
 
-def _cacheable(target: Target, prefix: int) -> int:
+def _cacheable(target: KnownModel, prefix: int) -> int:
     least, step = table.cache_rule(target.row)
     return 0 if prefix < least else prefix // step * step
 
@@ -134,7 +134,7 @@ def _costs(
 
 
 def _warnings(
-    target: Target, tokens: int, answer: int, prefix: int, cacheable: int, priced: table.Prices | None
+    target: KnownModel, tokens: int, answer: int, prefix: int, cacheable: int, priced: table.Prices | None
 ) -> Iterator[str]:
     margin = target.counter.margin
     needed = math.ceil(tokens * (1 + margin)) + answer

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from openai_icl import ChatTokens, Target
+from openai_icl import ChatTokens, KnownModel
 
 from icl_plugins import (
     BM25,
@@ -72,7 +72,7 @@ def longest(pool, indices, target, layout):
 @pytest.mark.parametrize("budget", [200, 333, 500])
 @pytest.mark.parametrize("name", SELECTORS)
 def test_a_budget_is_filled_exactly_whatever_selects(pool, name, budget):
-    target = Target.of("gpt-4o-mini")
+    target = KnownModel.of("gpt-4o-mini")
     selector = replace(SELECTORS[name], tokenizer=ChatTokens(target, INSTRUCTION))
     selection = selector.select(pool, max_tokens=budget)
     used = longest(pool, selection.indices, target, "turns")
@@ -85,7 +85,7 @@ def test_a_budget_is_filled_exactly_whatever_selects(pool, name, budget):
 @pytest.mark.parametrize("model", ["gpt-4", "micro", "deepseek/deepseek-chat"])
 @pytest.mark.parametrize("budget", [300, 471])
 def test_no_prompt_of_any_layout_and_target_passes_its_budget(pool, model, layout, budget):
-    target = Target.of(model)
+    target = KnownModel.of(model)
     selection = Random(tokenizer=ChatTokens(target, INSTRUCTION, layout)).select(pool, max_tokens=budget)
     used = longest(pool, selection.indices, target, layout)
     assert used == selection.details["tokens"] <= budget
@@ -94,7 +94,7 @@ def test_no_prompt_of_any_layout_and_target_passes_its_budget(pool, model, layou
 
 
 def test_an_estimate_leaves_its_margin(pool):
-    estimate, exact = (Target.of(name) for name in ("deepseek/deepseek-chat", "gpt-4o-mini"))
+    estimate, exact = (KnownModel.of(name) for name in ("deepseek/deepseek-chat", "gpt-4o-mini"))
     shots = [len(Random(tokenizer=ChatTokens(t)).select(pool, max_tokens=600)) for t in (estimate, exact)]
     assert shots[0] < shots[1]
     chosen = Random(tokenizer=ChatTokens(estimate)).select(pool, max_tokens=600)
@@ -102,34 +102,34 @@ def test_an_estimate_leaves_its_margin(pool):
 
 
 def test_a_target_can_count_with_shots_quotas_and_rows_to_include(pool):
-    counter = ChatTokens(Target.of("gpt-4o-mini"))
+    counter = ChatTokens(KnownModel.of("gpt-4o-mini"))
     chosen = Random(tokenizer=counter).select(pool, 6, max_tokens=400, quotas=1, include=[5], exclude=[0])
     assert len(chosen) == 6 and chosen.indices[0] == 5 and 0 not in chosen.indices
     assert set(chosen.labels) == set(pool.labels)
 
 
 def test_the_selection_says_what_counted(pool):
-    selection = Random(tokenizer=ChatTokens(Target.of("gpt-4o-mini"), layout="json")).select(
+    selection = Random(tokenizer=ChatTokens(KnownModel.of("gpt-4o-mini"), layout="json")).select(
         pool, max_tokens=300
     )
     assert selection.config["tokenizer"] == "gpt-4o-mini (o200k_base, json)"
-    estimate = ChatTokens(Target.of("deepseek/deepseek-chat"))
+    estimate = ChatTokens(KnownModel.of("deepseek/deepseek-chat"))
     assert estimate.name == "deepseek/deepseek-chat (o200k_base + 25%, turns)"
 
 
 def test_a_budget_that_instruction_and_query_fill_is_refused_before_the_work(pool, monkeypatch):
     monkeypatch.setattr("icl_plugins.selectors.gradient_matching.load_proxy", lambda _: pytest.fail("loaded"))
-    selector = GradientMatching(tokenizer=ChatTokens(Target.of("gpt-4o-mini"), INSTRUCTION * 10))
+    selector = GradientMatching(tokenizer=ChatTokens(KnownModel.of("gpt-4o-mini"), INSTRUCTION * 10))
     with pytest.raises(BudgetError, match="of which instruction and query take"):
         selector.select(pool, max_tokens=80)
 
 
 @pytest.mark.parametrize("target", ["gpt-4o-mini", None])
 def test_the_name_of_a_target_is_refused_at_once_with_what_to_pass(target):
-    with pytest.raises(SettingError, match=r"Target\.of\("):
+    with pytest.raises(SettingError, match=r"KnownModel\.of\("):
         ChatTokens(target)
 
 
 def test_what_cannot_count_is_no_tokenizer():
     with pytest.raises(SettingError, match="tokenizer"):
-        Random(tokenizer=Target.of("gpt-4o-mini"))
+        Random(tokenizer=KnownModel.of("gpt-4o-mini"))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from openai_icl import Target
+from openai_icl import KnownModel
 
 from icl_plugins import ManyShotPrompt
 from icl_plugins.cli import run
@@ -45,7 +45,7 @@ def select(command):
 
 def longest(prompt, layout="turns", model="gpt-4o-mini"):
     rows = [json.loads(line) for line in Path("train.jsonl").read_text("utf-8").splitlines()]
-    return max(Target.of(model).count(prompt.messages(row, layout)) for row in rows)
+    return max(KnownModel.of(model).count(prompt.messages(row, layout)) for row in rows)
 
 
 @pytest.mark.parametrize("layout", ["turns", "single", "json"])

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai_icl import Target
+from openai_icl import KnownModel
 
 from icl_plugins import Pool, Random, Template
 
@@ -34,7 +34,7 @@ def test_chat_completions_take_every_layout_and_read_as_many_tokens_as_counted(
 ):
     messages = prompt.messages({"text": "what is the rate"}, layout)
     reply = client.chat.completions.create(model=server.model, messages=messages, temperature=0, max_tokens=4)
-    assert reply.usage.prompt_tokens == Target.of(server.model).count(messages)
+    assert reply.usage.prompt_tokens == KnownModel.of(server.model).count(messages)
     if layout != "json":  # the local model has never seen JSON
         assert reply.choices[0].message.content.split()[0] == "rate"
 
@@ -45,7 +45,7 @@ def test_the_responses_api_takes_every_layout(client, server, prompt, layout):
     reply = client.responses.create(
         model=server.model, input=messages, temperature=0, max_output_tokens=4, stream=False
     )
-    assert reply.usage.input_tokens == Target.of(server.model).count(messages)
+    assert reply.usage.input_tokens == KnownModel.of(server.model).count(messages)
     assert layout == "json" or reply.output_text.split()[0] == "rate"
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from openai_icl import Target, count_prompt, table
+from openai_icl import KnownModel, count_prompt, table
 
 from icl_plugins import ManyShotPrompt, Pool, Random, Template
 from icl_plugins.errors import DataError, SettingError
@@ -24,12 +24,12 @@ def make(shots, *, words=1):
 
 
 def target_with(model="gpt-4o-mini", **row):
-    target = Target.of(model)
+    target = KnownModel.of(model)
     return replace(target, row={**target.row, **row})
 
 
 def test_the_parts_add_up_to_the_prompt_that_is_sent():
-    target, prompt = Target.of("gpt-4o-mini"), make(100)
+    target, prompt = KnownModel.of("gpt-4o-mini"), make(100)
     counted = count_prompt(prompt, target)
     assert counted.tokens == max(target.count(prompt.messages(example)) for example in prompt.examples)
     assert counted.prefix_tokens == target.count(prompt.messages({"text": "x"})[:-1]) - 3
@@ -41,14 +41,14 @@ def test_the_parts_add_up_to_the_prompt_that_is_sent():
 
 @pytest.mark.parametrize("layout", ["turns", "single", "json"])
 def test_every_layout_is_counted_as_it_is_sent(layout):
-    target, prompt = Target.of("gpt-4o-mini"), make(30)
+    target, prompt = KnownModel.of("gpt-4o-mini"), make(30)
     expected = max(target.count(prompt.messages(example, layout)) for example in prompt.examples)
     assert count_prompt(prompt, target, layout=layout).tokens == expected
 
 
 @pytest.mark.parametrize("layout", ["turns", "single", "json"])
 def test_a_query_that_is_named_is_the_one_that_is_counted(layout):
-    target, prompt, query = Target.of("gpt-4o-mini"), make(5), {"text": "word " * 50}
+    target, prompt, query = KnownModel.of("gpt-4o-mini"), make(5), {"text": "word " * 50}
     counted, usual = (count_prompt(prompt, target, layout=layout, query=each) for each in (query, None))
     assert counted.tokens == target.count(prompt.messages(query, layout)) > usual.tokens
     if layout == "turns":  # elsewhere tokens may merge where prefix and query meet
@@ -59,10 +59,12 @@ def test_a_query_that_is_named_is_the_one_that_is_counted(layout):
 def test_fields_that_are_missing_or_hold_braces_change_nothing():
     prompt = make(5)
     bare = replace(prompt, examples=({},) * 5)
-    assert count_prompt(bare, Target.of("gpt-4o-mini")) == count_prompt(prompt, Target.of("gpt-4o-mini"))
+    assert count_prompt(bare, KnownModel.of("gpt-4o-mini")) == count_prompt(
+        prompt, KnownModel.of("gpt-4o-mini")
+    )
     shots = (("Query: {x} {{y}} {0}\nIntent:", " {z}"),)
     braces = replace(prompt, demonstrations=shots, examples=({},))
-    assert count_prompt(braces, Target.of("gpt-4o-mini")).tokens > 10
+    assert count_prompt(braces, KnownModel.of("gpt-4o-mini")).tokens > 10
 
 
 @pytest.mark.parametrize(
@@ -80,13 +82,13 @@ def test_fields_that_are_missing_or_hold_braces_change_nothing():
     ],
 )
 def test_a_provider_caches_from_its_least_length_in_its_steps(model, prefix, cacheable):
-    least, step = table.cache_rule(Target.of(model).row)
+    least, step = table.cache_rule(KnownModel.of(model).row)
     assert (0 if prefix < least else prefix // step * step) == cacheable
 
 
 @pytest.mark.parametrize(("model", "step"), [("gpt-4o-mini", 128), ("deepseek/deepseek-chat", 64)])
 def test_costs_are_those_done_by_hand(model, step):
-    counted = count_prompt(make(200), Target.of(model), queries=10_000)
+    counted = count_prompt(make(200), KnownModel.of(model), queries=10_000)
     prices = {"gpt-4o-mini": (0.15, 0.075, 0.60), "deepseek/deepseek-chat": (0.28, 0.028, 0.42)}
     paid, cached, made = (price / MILLION for price in prices[model])
     assert counted.cacheable_tokens == counted.prefix_tokens // step * step > 1024
@@ -100,7 +102,7 @@ def test_costs_are_those_done_by_hand(model, step):
 
 
 def test_one_query_gains_nothing_and_pays_what_writing_costs():
-    plain = count_prompt(make(200), Target.of("gpt-4o-mini"))
+    plain = count_prompt(make(200), KnownModel.of("gpt-4o-mini"))
     assert plain.cost_with_caching == plain.cost_without_caching
     written = target_with(cache_creation_input_token_cost=1.25 * 0.15 / MILLION)
     dearer = count_prompt(make(200), written)
@@ -127,12 +129,12 @@ def test_a_long_prompt_costs_what_its_tier_costs():
 @pytest.mark.parametrize(
     ("target", "shots", "says"),
     [
-        (Target.of("gpt-4"), 900, "does not fit: up to 1"),
-        (Target.of("gpt-4"), 9, "no price for cached input"),
-        (Target.of("gpt-4o-mini"), 9, "too short to be cached"),
-        (Target.of("deepseek/deepseek-chat"), 9, "an estimate by o200k_base, up to 25% more or less"),
-        (Target.of("deepseek/deepseek-chat"), 9, "withdrawn on 2026-07-24"),
-        (Target.of("micro"), 9, "no prices"),
+        (KnownModel.of("gpt-4"), 900, "does not fit: up to 1"),
+        (KnownModel.of("gpt-4"), 9, "no price for cached input"),
+        (KnownModel.of("gpt-4o-mini"), 9, "too short to be cached"),
+        (KnownModel.of("deepseek/deepseek-chat"), 9, "an estimate by o200k_base, up to 25% more or less"),
+        (KnownModel.of("deepseek/deepseek-chat"), 9, "withdrawn on 2026-07-24"),
+        (KnownModel.of("micro"), 9, "no prices"),
     ],
     ids=str,
 )
@@ -141,37 +143,37 @@ def test_what_one_should_know_before_sending_it_is_said(target, shots, says):
 
 
 def test_nothing_is_said_where_nothing_is_wrong():
-    assert count_prompt(make(200), Target.of("gpt-4o-mini")).warnings == ()
+    assert count_prompt(make(200), KnownModel.of("gpt-4o-mini")).warnings == ()
 
 
 def test_an_overflow_is_noticed_to_the_token():
     prompt = make(20)
-    counted = count_prompt(prompt, Target.of("gpt-4o-mini"))
+    counted = count_prompt(prompt, KnownModel.of("gpt-4o-mini"))
     needed = counted.tokens + counted.answer_tokens
     for context, fits in ((needed, True), (needed - 1, False)):
-        told = count_prompt(prompt, replace(Target.of("gpt-4o-mini"), context=context)).warnings
+        told = count_prompt(prompt, replace(KnownModel.of("gpt-4o-mini"), context=context)).warnings
         assert fits is not any("does not fit" in text for text in told)
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, None])
 def test_a_number_of_queries_that_is_none_is_refused(queries):
     with pytest.raises(SettingError, match="queries"):
-        count_prompt(make(5), Target.of("gpt-4o-mini"), queries=queries)
+        count_prompt(make(5), KnownModel.of("gpt-4o-mini"), queries=queries)
 
 
 def test_a_prompt_of_nothing_is_refused():
     with pytest.raises(DataError, match="without demonstrations"):
-        count_prompt(make(0), Target.of("gpt-4o-mini"))
+        count_prompt(make(0), KnownModel.of("gpt-4o-mini"))
     with pytest.raises(SettingError, match="'yaml'"):
-        count_prompt(make(5), Target.of("gpt-4o-mini"), layout="yaml")
+        count_prompt(make(5), KnownModel.of("gpt-4o-mini"), layout="yaml")
 
 
 def test_what_is_no_prompt_or_no_target_is_refused_with_what_to_pass():
-    with pytest.raises(SettingError, match=r"Target\.of\("):
+    with pytest.raises(SettingError, match=r"KnownModel\.of\("):
         count_prompt(make(5), "gpt-4o-mini")
     for wrong in (
         "prompt.json",
         Random().select(Pool.from_records([{"text": "t", "label": "l"}], TEMPLATE), 1),
     ):
         with pytest.raises(SettingError, match=r"selection\.to_prompt"):
-            count_prompt(wrong, Target.of("gpt-4o-mini"))
+            count_prompt(wrong, KnownModel.of("gpt-4o-mini"))

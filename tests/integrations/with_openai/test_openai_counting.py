@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from openai_icl import Target, _extra, encodings
+from openai_icl import KnownModel, _extra, encodings
 from openai_icl.counters import ESTIMATE_MARGIN, OpenAIChat, TemplatedChat
 from tiktoken import registry
 from tokenizers import Tokenizer
@@ -51,11 +51,11 @@ def forgotten(monkeypatch):
 def test_counts_are_those_of_an_independent_counter(model, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm", exc_type=ImportError)
-    assert Target.of(model).count(MESSAGES) == litellm.token_counter(model=model, messages=MESSAGES)
+    assert KnownModel.of(model).count(MESSAGES) == litellm.token_counter(model=model, messages=MESSAGES)
 
 
 def test_every_message_and_the_reply_take_what_the_chat_format_puts_around_them():
-    count = Target.of("gpt-4o-mini").count
+    count = KnownModel.of("gpt-4o-mini").count
     assert count([]) == 3
     assert count([{"role": "user", "content": ""}]) == 3 + 4
     assert count(MESSAGES) - count(MESSAGES[:-1]) == count(MESSAGES[-1:]) - count([])
@@ -84,7 +84,7 @@ def test_without_an_intact_copy_the_error_says_where_one_is_looked_for(forgotten
     (tmp_path / name).write_bytes(b"damaged")
     monkeypatch.setattr(encodings, "_folders", lambda file: iter([tmp_path]))
     with pytest.raises(OptionalDependencyError, match=f"no intact copy.*{name}.*pip install"):
-        Target.of("gpt-4o-mini").count([{"role": "user", "content": str(tmp_path)}])
+        KnownModel.of("gpt-4o-mini").count([{"role": "user", "content": str(tmp_path)}])
 
 
 def test_a_copy_of_ones_own_is_enough(forgotten, monkeypatch, tmp_path):
@@ -103,7 +103,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(package):
         f"u.find_spec = lambda name, *rest: None if name == {package!r} else find(name, *rest)\n"
         f"sys.modules[{package!r}] = None\n"
         "from icl_plugins.errors import OptionalDependencyError\n"
-        "try:\n    from openai_icl import Target; Target.of('gpt-4o-mini')\n"
+        "try:\n    from openai_icl import KnownModel; KnownModel.of('gpt-4o-mini')\n"
         "except OptionalDependencyError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -132,7 +132,7 @@ def test_importing_the_package_imports_no_client_and_no_model_library():
     ],
 )
 def test_a_model_is_found_as_frameworks_write_it(model, name, counter):
-    target = Target.of(model)
+    target = KnownModel.of(model)
     assert (target.name, target.counter) == (name, counter)
     assert target.context == (8192 if name == "gpt-4" else 131072 if "deepseek" in name else 128000)
 
@@ -140,7 +140,7 @@ def test_a_model_is_found_as_frameworks_write_it(model, name, counter):
 def test_a_context_of_0_in_the_table_is_an_unknown_one(monkeypatch):
     row = {"mode": "chat", "max_input_tokens": 0}
     monkeypatch.setattr("openai_icl.table._chat_models", lambda: {"some/model": row})
-    assert Target.of("some/model").context is None
+    assert KnownModel.of("some/model").context is None
 
 
 def test_an_estimate_covers_other_tokenizers_within_its_margin():
@@ -160,11 +160,11 @@ def test_an_estimate_covers_other_tokenizers_within_its_margin():
 
 
 def test_a_named_tokenizer_makes_the_count_of_any_model_exact():
-    target = Target.of("deepseek/deepseek-chat", tokenizer="micro")
+    target = KnownModel.of("deepseek/deepseek-chat", tokenizer="micro")
     assert target.counter.margin == 0 and target.context == 131072
-    assert target.count(MESSAGES) == Target.of("micro").count(MESSAGES)
+    assert target.count(MESSAGES) == KnownModel.of("micro").count(MESSAGES)
     assert target.at_most(MESSAGES) == target.count(MESSAGES)
-    estimate = Target.of("deepseek/deepseek-chat")
+    estimate = KnownModel.of("deepseek/deepseek-chat")
     assert estimate.at_most(MESSAGES) > estimate.count(MESSAGES)
 
 
@@ -184,20 +184,20 @@ def chat_folder(tokenizer, tmp_path):
 def test_a_local_model_counts_with_its_own_chat_template(chat_folder, tokenizer):
     folder = chat_folder("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}!")
     rendered = "".join(f"[{message['role']}] {message['content']}" for message in MESSAGES) + "!"
-    target = Target.of(folder)
+    target = KnownModel.of(folder)
     assert target.count(MESSAGES) == len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
     assert target.name == Path(folder).name and target.context is None and not target.row
 
 
 def test_a_tokenizer_without_chat_template_is_refused(chat_folder):
     with pytest.raises(SettingError, match="no chat template"):
-        Target.of(chat_folder(None))
+        KnownModel.of(chat_folder(None))
 
 
 def test_messages_that_a_template_refuses_are_told(chat_folder):
     folder = chat_folder("{{ raise_exception('System role not supported') }}")
     with pytest.raises(SettingError, match="refuses messages of system, user, assistant.*single"):
-        Target.of(folder).count(MESSAGES)
+        KnownModel.of(folder).count(MESSAGES)
 
 
 # --- bad input ------------------------------------------------------------------------------------------
@@ -208,18 +208,18 @@ def test_messages_that_a_template_refuses_are_told(chat_folder):
 )
 def test_an_unknown_model_is_answered_with_near_names(model, near):
     with pytest.raises(SettingError, match=f"no model '{model}'.*{near}"):
-        Target.of(model)
+        KnownModel.of(model)
 
 
 @pytest.mark.parametrize("model", ["", None, "a", "nobody/knows-this", "text-embedding-3-small", "./nowhere"])
 def test_what_is_no_chat_model_is_refused(model, forgotten):
     with pytest.raises(SettingError, match="no model"):
-        Target.of(model)
+        KnownModel.of(model)
 
 
 def test_a_tokenizer_that_is_not_here_is_not_looked_for_elsewhere(forgotten):
     with pytest.raises(ProxyError, match="nobody/knows-this"):
-        Target.of("gpt-4o-mini", tokenizer="nobody/knows-this")
+        KnownModel.of("gpt-4o-mini", tokenizer="nobody/knows-this")
     with pytest.raises(ProxyError, match="nobody/knows-this"):
         TemplatedChat.load("nobody/knows-this")
 
@@ -227,8 +227,8 @@ def test_a_tokenizer_that_is_not_here_is_not_looked_for_elsewhere(forgotten):
 def test_a_prompt_beyond_the_context_is_refused():
     long = [{"role": "user", "content": "word " * 8300}]
     with pytest.raises(BudgetError, match="8192 of its context"):
-        Target.of("gpt-4").check_fits(long)
+        KnownModel.of("gpt-4").check_fits(long)
     fits = [{"role": "user", "content": "word " * 8000}]
-    Target.of("gpt-4").check_fits(fits)
+    KnownModel.of("gpt-4").check_fits(fits)
     with pytest.raises(BudgetError):
-        Target.of("gpt-4").check_fits(fits, answer=400)
+        KnownModel.of("gpt-4").check_fits(fits, answer=400)

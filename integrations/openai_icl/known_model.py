@@ -1,4 +1,4 @@
-"""Target: a model that will read the prompt, with what is known of it."""
+"""KnownModel: a model that will read the prompt, with what is known of it."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _NO_LIMIT = 10**9  # tokenizers that know no limit say 10**30
 
 
 @dataclass(frozen=True)
-class Target:
+class KnownModel:
     """A model that will read the prompt: how it counts, what fits, what it costs.
 
     context: tokens, None where unknown. row: the model's row of litellm's table, empty for a local model.
@@ -27,7 +27,7 @@ class Target:
     row: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, model: str, tokenizer: str | None = None) -> "Target":
+    def of(cls, model: str, tokenizer: str | None = None) -> "KnownModel":
         """Return the target with this name; nothing is asked for online.
 
         model: a name of litellm's table ("gpt-4o-mini", "deepseek/deepseek-chat"), "micro", the folder of a
@@ -52,7 +52,7 @@ class Target:
             raise table.unknown(model) from error
 
     @classmethod
-    def _local(cls, model: str, counter: TemplatedChat) -> "Target":
+    def _local(cls, model: str, counter: TemplatedChat) -> "KnownModel":
         limit = int(counter.loaded.model_max_length)
         name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
         return cls(name, counter, limit if limit < _NO_LIMIT else None)
@@ -77,10 +77,10 @@ class Target:
 
 
 def check_target(target: object) -> None:
-    """Raise SettingError for what is no Target, its name for one."""
-    if not isinstance(target, Target):
+    """Raise SettingError for what is no KnownModel, its name for one."""
+    if not isinstance(target, KnownModel):
         raise SettingError(
-            f"{target!r:.80} as target", expected="a Target", fix='pass Target.of("gpt-4o-mini")'
+            f"{target!r:.80} as target", expected="a KnownModel", fix='pass KnownModel.of("gpt-4o-mini")'
         )
 
 
