@@ -41,6 +41,7 @@ class Selection:
     * ``objective_name``; ``random_objective``: that of a random set of n, root mean square in closed form;
     * ``random_spread``, ``random_rows``: that of one row, and the number N of rows, where that of k rows is
       spread * sqrt((N - k) / (k (N - 1))), as it is for the distance of a mean from the mean of all N;
+    * ``set_objective``: that of all n, where another order has made the trace void;
     * ``tokens``: of all demonstrations joined, a separator after each, or what a target's counter counts;
     * ``skipped``: reason -> rows left out of the candidates;
     * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
@@ -110,6 +111,39 @@ class Selection:
         kept = {name: getattr(self, name)[:k] for name in ("indices", "scores", "objective")}
         return replace(self, **kept, config=config, details=details)
 
+    def reordered(
+        self,
+        positions: Iterable[int],
+        order: Mapping[str, object],
+        details: Mapping[str, object] | None = None,
+    ) -> "Selection":
+        """Return the same demonstrations in another order: first the one that is now at positions[0], ...
+
+        positions: a permutation of 0 .. n-1; ``order``: how it came about, which config keeps; details: what
+        else is to be told. Scores follow their demonstrations. The trace of the objective was that of the
+        order before: it goes, but for its last value, which is the set's whatever the order
+        (``set_objective`` in details). ``tokens`` go, since texts meet others now. ``head(k)`` is the first k
+        in the new order. Raises SettingError unless positions is a permutation.
+        """
+        places = row_numbers(positions, len(self))
+        if sorted(places) != list(range(len(self))):
+            raise SettingError(
+                f"positions {list(places[:5])}, ... for {len(self)} demonstrations",
+                expected="each position once",
+                fix="pass a permutation",
+            )
+        told = {key: value for key, value in self.details.items() if key != "tokens"}
+        if self.objective:
+            told["set_objective"] = self.objective[-1]
+        return replace(
+            self,
+            indices=tuple(self.indices[place] for place in places),
+            scores=tuple(self.scores[place] for place in places),
+            objective=(),
+            config={**self.config, "order": order},
+            details={**told, **(details or {})},
+        )
+
     def to_prompt(self, instruction: str = "") -> ManyShotPrompt:
         """Return the frozen prompt of these demonstrations, in this order.
 
@@ -136,8 +170,8 @@ class Selection:
     def report(self) -> dict[str, Any]:
         """Return what was chosen and how, as JSON can hold it.
 
-        ``label_kl`` is KL(selection || pool) of the label distributions, in nats. ``tokens``, ``objective``
-        and its ``random`` baseline are None where they are not known.
+        ``label_kl`` is KL(selection || pool) of the label distributions, in nats. ``tokens``, ``objective``,
+        its ``first`` value and its ``random`` baseline are None where they are not known.
         """
         duplicates = self.pool.duplicates()
         chosen = dict(Counter(self.labels))
@@ -163,12 +197,13 @@ class Selection:
         return copy.deepcopy(report)
 
     def _objective_report(self) -> dict[str, object] | None:
-        if not self.objective:
+        trace = self.objective or (None, self.details.get("set_objective"))
+        if trace[-1] is None:
             return None
         return {
             "name": self.details.get("objective_name"),
-            "first": self.objective[0],
-            "final": self.objective[-1],
+            "first": trace[0],
+            "final": trace[-1],
             "random": self.details.get("random_objective"),
         }
 
