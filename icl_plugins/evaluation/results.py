@@ -12,7 +12,9 @@ class Evaluation:
     failed. values (N,): of the metric, higher is better; an item without prediction counts as 0, never
     as left out. errors: item -> what went wrong with its request. unparsable: answers that came and could not
     be read. prompt_tokens, cached_tokens, completion_tokens: sums, None where the target does not count.
-    cost: USD, None where no prices are known. seconds: of the target. reused: items that came from the store.
+    cost: USD, None where no prices are known. seconds: of the target. Tokens, cost and seconds are those of
+    the first time, reused answers included. reused: items that came from the store. dropped_rows: of the
+    given items, left out because they are demonstrations. unreachable: items whose gold is no choice.
     """
 
     target: str
@@ -29,6 +31,22 @@ class Evaluation:
     cost: float | None = None
     seconds: float = 0.0
     reused: int = 0
+    dropped_rows: tuple[int, ...] = ()
+    unreachable: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """The number of given items left out because they are demonstrations."""
+        return len(self.dropped_rows)
+
+    @property
+    def value(self) -> float:
+        """The metric of all items together; the mean of the values for a metric that has no name here."""
+        from icl_plugins.evaluation.metrics import METRICS
+
+        if self.metric in METRICS:
+            return METRICS[self.metric].value(self.predictions, self.golds)
+        return sum(self.values) / len(self.values)
 
 
 @dataclass(frozen=True)
