@@ -1,7 +1,17 @@
 """What was measured: one prompt on one data set, and all runs of a comparison."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
+from icl_plugins.errors import ArtefactError
+from icl_plugins.readers import FilePath
+
+_KIND = "icl_plugins.Comparison"
+_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,10 @@ class Evaluation:
 class Run:
     """One cell of a comparison: what a method chose with a seed, and what it was worth.
 
-    shots: as chosen, which a token budget or the pool may have made fewer than asked. tokens: of the rendered
-    prompt. label_kl: KL(selection || pool), nats. objective: of the selection, None where it has none.
-    select_seconds: of choosing, the proxy's work included.
+    shots: as chosen, which the target's context may have made fewer than asked. tokens: of the rendered
+    prompt with the longest query behind it. label_kl: KL(selection || pool), nats. objective: of the
+    selection, None where it has none. select_seconds: of choosing, all of the proxy's work included, also
+    where several runs share it. asked: the shots asked for, None for as many as fit the context.
     """
 
     data: str
@@ -67,11 +78,86 @@ class Run:
     label_kl: float
     select_seconds: float
     objective: float | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs of a comparison; config: the file it was made from, as read."""
+    """All runs of a comparison.
+
+    config: the file it was made from, as read. notes: what a reader has to know: rows that were left out,
+    runs that could not be made.
+    """
 
     runs: tuple[Run, ...]
     config: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: FilePath) -> None:
+        """Write the comparison as JSON, all or nothing; equal comparisons give equal bytes.
+
+        Raises ArtefactError where it cannot be written, DataError for what JSON cannot hold.
+        """
+        body = {
+            "kind": _KIND,
+            "schema": _SCHEMA,
+            "config": self.config,
+            "notes": self.notes,
+            "runs": [_run_body(run) for run in self.runs],
+        }
+        atomic_write(path, canonical_json({**body, "checksum": _checksum(body)}) + "\n")
+
+    @classmethod
+    def load(cls, path: FilePath) -> Self:
+        """Read a saved comparison; raises ArtefactError for a damaged file, another kind, or a newer version."""
+        content = _read(path)
+        kind, schema = content.get("kind"), content.get("schema")
+        if kind != _KIND or schema != _SCHEMA:
+            newer = kind == _KIND and type(schema) is int and schema > _SCHEMA
+            fix = "upgrade icl-plugins to read it" if newer else "check the path"
+            _refuse(path, f"holds {kind!r:.80} of schema version {schema!r:.80}", fix)
+        try:
+            intact = content.pop("checksum") == _checksum(content)
+            runs = tuple(map(_run, content["runs"])) if intact else ()
+            comparison = cls(runs, content["config"], tuple(content["notes"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            _refuse(path, f"is damaged: {type(error).__name__}: {error}")
+        if not intact:
+            _refuse(path, "is damaged or was edited: its checksum does not match its content")
+        return comparison
+
+
+def _run_body(run: Run) -> dict[str, object]:
+    evaluation = dict(vars(run.evaluation))
+    evaluation["errors"] = {str(item): text for item, text in run.evaluation.errors.items()}
+    return {**vars(run), "evaluation": evaluation}
+
+
+def _run(body: dict[str, Any]) -> Run:
+    evaluation = dict(body["evaluation"])
+    evaluation["errors"] = {int(item): text for item, text in evaluation["errors"].items()}
+    for name in ("golds", "predictions", "values"):
+        evaluation[name] = tuple(evaluation[name])
+    return Run(**{**body, "evaluation": Evaluation(**evaluation)})
+
+
+def _checksum(body: Mapping[str, object]) -> str:
+    return fingerprint(canonical_json(body))
+
+
+def _read(path: FilePath) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror or error}", "check the path")
+    except (ValueError, RecursionError) as error:
+        _refuse(path, f"is no JSON: {error}")
+    return content if isinstance(content, dict) else {}
+
+
+def _refuse(
+    path: FilePath, what: str, fix: str = "restore the file, or run the comparison again"
+) -> NoReturn:
+    raise ArtefactError(
+        f"{str(path)!r} {what}", expected=f"a file as Comparison.save wrote it, version {_SCHEMA}", fix=fix
+    )
