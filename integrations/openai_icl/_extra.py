@@ -10,7 +10,7 @@ def missing(what: str) -> OptionalDependencyError:
     """Return the error for a package, or a file of one, that is not there."""
     return OptionalDependencyError(
         f"no {what}",
-        expected="tiktoken, and litellm, which carries token tables and prices",
+        expected="openai, tiktoken, and litellm, which carries token tables and prices",
         fix="pip install 'icl-plugins[openai]'",
     )
 

@@ -65,6 +65,19 @@ class KnownModel:
         """Return the tokens of chat messages, an estimate with its margin on top."""
         return math.ceil(self.count(messages) * (1 + self.counter.margin))
 
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float | None:
+        """Return the USD of a request, None where the table has no prices.
+
+        cached_tokens: the part of the prompt that the provider read from its cache, at the full price where
+        the table names no other.
+        """
+        priced = table.prices(self.row, prompt_tokens)
+        if priced is None:
+            return None
+        paid, made, cached, _ = priced
+        saved = cached_tokens * (paid - cached) if cached is not None else 0.0
+        return prompt_tokens * paid + completion_tokens * made - saved
+
     def check_fits(self, messages: Messages, answer: int = 0) -> None:
         """Raise BudgetError unless messages and an answer of so many tokens fit the context, where known."""
         needed = self.at_most(messages) + answer
