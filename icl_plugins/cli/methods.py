@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Method = Literal[
     "gradient_matching", "random", "bm25", "kmeans", "similarity", "latent_bayesian", "best_of_n"
 ]
+Order = Literal["greedy", "easy_to_hard", "interleaved", "nearest_last", "shuffle", "search"]
 CLASSES: dict[Method, str] = {
     "gradient_matching": "GradientMatching",
     "random": "Random",
@@ -36,6 +37,39 @@ SETTINGS: dict[Method, str] = {
     " seed=0 on_too_long=error tokenizer=null",
     "best_of_n": "sets=5 held_out=256 proxy=micro seed=0 tokenizer=null",
 }
+# what an order needs and not every method has
+_OF_ORDER: dict[Order, tuple[str, ...]] = {
+    "easy_to_hard": ("proxy",),
+    "nearest_last": ("proxy",),
+    "shuffle": ("seed",),
+    "search": ("proxy", "seed"),
+}
+
+
+def make_ordered(
+    order: Order, method: Method, options: Mapping[str, object], settings: Mapping[str, str]
+) -> "tuple[Selector, Selector]":
+    """Make the selector of a method, and the one that also puts what it chooses into an order.
+
+    options and settings as in `make_selector`, but that a seed or proxy which only the order needs is the
+    order's. Raises SettingError.
+    """
+    if order == "greedy":
+        selector = make_selector(method, options, settings)
+        return selector, selector
+    from icl_plugins.ordering import Ordered
+
+    known = {field.name for field in fields(getattr(icl_plugins, CLASSES[method]))}
+    alone = {
+        name: options[name]
+        for name in _OF_ORDER.get(order, ())
+        if name not in known and options.get(name) is not None
+    }
+    own = {name: value for name, value in options.items() if name not in alone}
+    selector = make_selector(method, own, settings)
+    seed = {"seed": selector.seed} if hasattr(selector, "seed") else {}
+    ordered: Any = Ordered(selector, order, **{**seed, **alone})
+    return selector, ordered
 
 
 def make_selector(method: Method, options: Mapping[str, object], settings: Mapping[str, str]) -> "Selector":

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from icl_plugins.cli.methods import Method
+from icl_plugins.cli.methods import Method, Order
 
 _DATA, _LIMITS, _METHOD, _OUTPUT = "Data", "Limits", "Method", "Output"
 
@@ -112,6 +112,15 @@ Exclude = Annotated[
 MethodName = Annotated[
     Method,
     Option("--method", "-m", metavar="NAME", rich_help_panel=_METHOD, help="One of those listed below."),
+]
+OrderName = Annotated[
+    Order,
+    Option(
+        "--order",
+        rich_help_panel=_METHOD,
+        help="Of the demonstrations: as chosen (greedy), lowest loss first, labels spread evenly, nearest to "
+        "the pool's mean last, a permutation by --seed, or the best of 8 orders on other examples.",
+    ),
 ]
 Proxy = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from icl_plugins.cli import options
 from icl_plugins.cli.budget import instruction_tokens, remaining_tokens
 from icl_plugins.cli.inputs import Source, parse_pairs, parse_quotas, parse_rows, read_source, unescape
-from icl_plugins.cli.methods import SETTINGS, make_selector
+from icl_plugins.cli.methods import SETTINGS, make_ordered
 from icl_plugins.cli.outcome import Result, as_json_text, write_result
 from icl_plugins.cli.target import chat_counts, chat_tokens
 from icl_plugins.errors import ArtefactError, StoreError
@@ -33,6 +33,8 @@ icl-plugins select sample:banking77 --max-tokens 8000 --target gpt-4o-mini -o p.
 icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --quotas 1 --store folder -o p.json
 
 icl-plugins select train.csv -q '{text} =>' -a ' {label}' -n 32 --method random --seed 1 --json -o p.json
+
+icl-plugins select sample:banking77 --shots 64 --order interleaved --out prompt.json
 
 [bold]Methods[/bold], and their settings for --set with the names that Python has
 
@@ -58,6 +60,7 @@ def select(
     include: options.Include = None,
     exclude: options.Exclude = None,
     method: options.MethodName = "gradient_matching",
+    order: options.OrderName = "greedy",
     proxy: options.Proxy = None,
     seed: options.Seed = None,
     store: options.Store = None,
@@ -76,7 +79,7 @@ def select(
         "on_too_long": on_too_long,
         "tokenizer": chat or tokenizer,
     }
-    selector = make_selector(method, fields, parse_pairs("--set", settings or ()))
+    selector, ordered = make_ordered(order, method, fields, parse_pairs("--set", settings or ()))
     _check_store(getattr(selector, "store", None))
     limits = parse_quotas(quotas)
     rows = {"include": parse_rows("--include", include), "exclude": parse_rows("--exclude", exclude)}
@@ -100,7 +103,7 @@ def select(
 
     started = perf_counter()
     with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
-        selection = selector.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
+        selection = ordered.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
     facts: dict[str, Any] = {
         "method": method,
         "seconds": perf_counter() - started,
