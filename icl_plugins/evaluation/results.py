@@ -109,7 +109,7 @@ class Comparison:
 
     @classmethod
     def load(cls, path: FilePath) -> Self:
-        """Read a saved comparison; raises ArtefactError for a damaged file, another kind, or a newer version."""
+        """Read a saved comparison; raises ArtefactError for a damaged, newer or other file."""
         content = _read(path)
         kind, schema = content.get("kind"), content.get("schema")
         if kind != _KIND or schema != _SCHEMA:

@@ -1,0 +1,123 @@
+"""compare: methods x shots x seeds x data sets on one target, resumable in a folder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from icl_plugins.errors import ArtefactError, BudgetError, SettingError, TooLongError
+from icl_plugins.evaluation.choosing import Cell, Chooser
+from icl_plugins.evaluation.config import Config
+from icl_plugins.evaluation.datasets import DataSet
+from icl_plugins.evaluation.evaluate import evaluate
+from icl_plugins.evaluation.results import Comparison, Run
+from icl_plugins.evaluation.room import Room
+from icl_plugins.evaluation.store import ResultStore
+from icl_plugins.evaluation.target import Target
+from icl_plugins.progress import tell_progress
+from icl_plugins.selectors._settings import load_proxy
+
+Parts = Sequence[tuple[DataSet, Room]]
+
+
+def compare(
+    config: Config, parts: Parts, target: Target, folder: Path, *, source: Mapping[str, object]
+) -> Comparison:
+    """Measure every method of the config on every data set; all work is kept in the folder and done once.
+
+    parts: each data set with the room that the target has for its prompts. source: the config as read. A run
+    whose limits cannot be met, or whose prompt the proxy cannot read, is left out and told in the notes.
+    Repeated, it gives an equal comparison: seconds, tokens and costs stay those of the first time.
+
+    Raises SettingError before anything runs, StoreLockedError where another run has the folder, TargetError,
+    and what selectors raise; the work so far is kept then, and where it is interrupted.
+    """
+    for data, room in parts:
+        _check_shots(config, data, room)
+    load = cache(load_proxy)
+    runs: list[Run] = []
+    notes: list[str] = []
+    with _locked(folder), ResultStore(folder / "results.sqlite") as store:
+        for data, room in parts:
+            notes += data.notes
+            chooser = Chooser(config, data, room, load, folder)
+            cells = list(_cells(config))
+            for done, cell in enumerate(cells, 1):
+                try:
+                    runs.append(_run(chooser, cell, data, target, store))
+                except (BudgetError, TooLongError) as error:
+                    notes.append(f"{data.config.name}: no {_words(cell)}: {error.got}")
+                tell_progress(data.config.name, done, len(cells))
+    return Comparison(tuple(runs), source, tuple(notes))
+
+
+def _run(chooser: Chooser, cell: Cell, data: DataSet, target: Target, store: ResultStore) -> Run:
+    chosen = chooser.choose(cell)
+    evaluation = evaluate(
+        chosen.prompt,
+        data.items,
+        target,
+        metric=data.config.metric,
+        choices=data.choices,
+        max_tokens=data.config.max_tokens,
+        store=store,
+    )
+    return Run(
+        data=data.config.name,
+        method=cell.method,
+        shots=len(chosen.prompt.demonstrations),
+        seed=cell.seed,
+        evaluation=evaluation,
+        tokens=chosen.tokens,
+        label_kl=chosen.label_kl,
+        select_seconds=chosen.select_seconds,
+        objective=chosen.objective,
+        asked=cell.asked,
+    )
+
+
+def _cells(config: Config) -> Iterator[Cell]:
+    for method in config.methods:
+        for shots in config.shots:
+            for seed in config.seeds_of(method):
+                yield Cell(method, None if shots == "max" else shots, seed)
+
+
+def _words(cell: Cell) -> str:
+    shots = "as many shots as fit" if cell.asked is None else f"{cell.asked} shots"
+    return f"{cell.method} with {shots}, seed {cell.seed}"
+
+
+def _check_shots(config: Config, data: DataSet, room: Room) -> None:
+    numbers = [shots for shots in config.shots if shots != "max"]
+    if max(numbers, default=1) >= len(data.pool):
+        raise SettingError(
+            f"{max(numbers)} shots from the {len(data.pool)} examples of {data.config.name}",
+            expected="more examples in the pool than shots",
+            fix="lower shots, or raise pool",
+        )
+    if "max" in config.shots and room.limit is None:
+        raise SettingError(
+            f"shots max for {data.config.name}, and a target whose context is not known",
+            expected="the number of tokens that the target reads at once",
+            fix="set target.context, or leave out max",
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from icl_plugins.proxy.store.locking import WriterLock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder / "writer.lock")
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot write to {str(folder)!r}: {error.strerror or error}",
+            expected="a folder that is there or can be made, and is writable",
+            fix="choose another folder",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

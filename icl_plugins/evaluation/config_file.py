@@ -1,0 +1,119 @@
+"""Reading the config of a comparison: YAML or JSON, checked whole before anything runs."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icl_plugins.errors import DataError, SettingError
+from icl_plugins.evaluation.checked import checked_record, unknown_name
+from icl_plugins.evaluation.config import Config
+from icl_plugins.readers import FilePath
+
+_SAMPLE = "sample:"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def read_config(path: FilePath, variables: Mapping[str, str] | None = None) -> tuple[Config, dict[str, Any]]:
+    """Read and check a config -> the config, ready to use, and the file as read.
+
+    Paths are relative to the file. `${name}` in paths and names of models is replaced, literally, by a
+    variable given here or else of the environment. Raises SettingError naming the key, and DataError for a
+    file that is missing or no YAML.
+    """
+    content = _read(path)
+    config = checked_record(Config, content)
+    folder, known = Path(path).parent, variables or {}
+    used = _VARIABLE.findall(" ".join(_texts(config)))
+    for name in known:
+        if name not in used:
+            raise unknown_name(f"variable {name!r}", name, used, "variables of the file as")
+
+    def located(where: str, text: str) -> str:
+        return str(_file(where, _filled(where, text, known), folder))
+
+    datasets = tuple(
+        replace(
+            data,
+            train=located(f"datasets[{at}].train", data.train),
+            test=data.test and located(f"datasets[{at}].test", data.test),
+        )
+        for at, data in enumerate(config.datasets)
+    )
+    target = replace(config.target, model=_model("target.model", config.target.model, known, folder))
+    proxy = _model("proxy", config.proxy, known, folder)
+    return replace(config, datasets=datasets, target=target, proxy=proxy), content
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that occurs twice in one mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping."""
+        names = [key.value for key, _ in node.value]
+        twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]!r} occurs twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: FilePath) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        # a copy by way of JSON: what a result keeps must be what JSON can hold
+        content: dict[str, Any] = json.loads(json.dumps(yaml.load(text, _Loader), allow_nan=False))  # noqa: S506
+    except OSError as error:
+        got = f"cannot read {os.fspath(path)!r}: {error.strerror or error}"
+        raise DataError(got, expected="a file that can be read", fix="check the path") from error
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        got = f"{os.fspath(path)!r} is no YAML: {error}"
+        raise DataError(got, expected="YAML or JSON in UTF-8", fix="correct the file") from error
+    return content
+
+
+def _texts(config: Config) -> Iterable[str]:
+    yield from (config.proxy, config.target.model)
+    for data in config.datasets:
+        yield from (data.train, data.test or "")
+
+
+def _filled(where: str, text: str, variables: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in variables and name not in os.environ:
+            raise SettingError(
+                f"{where}: the variable ${{{name}}} has no value",
+                expected=f"--set {name}=..., or an environment variable {name}",
+                fix=f"pass --set {name}=...",
+            )
+        return variables.get(name) or os.environ[name]
+
+    return _VARIABLE.sub(value, text)
+
+
+def _file(where: str, name: str, folder: Path) -> Path:
+    if name.startswith(_SAMPLE):
+        path = Path(str(files("icl_plugins") / "data" / f"{name.removeprefix(_SAMPLE)}.jsonl"))
+    else:
+        path = folder / Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"{where}: no file {str(path)!r}",
+            expected="a file; a relative path starts from the folder of the config",
+            fix=f"correct {where}",
+        )
+    return path
+
+
+def _model(where: str, name: str, variables: Mapping[str, str], folder: Path) -> str:
+    name = _filled(where, name, variables)
+    return str(folder / name) if name != "micro" and (folder / name).is_dir() else name
