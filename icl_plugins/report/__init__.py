@@ -1,0 +1,6 @@
+"""Reports that people look at: one HTML page for a selection, a prompt or a comparison (extra `report`)."""
+
+from icl_plugins.report.page import Report
+from icl_plugins.report.selection import prompt_report, selection_report
+
+__all__ = ["Report", "prompt_report", "selection_report"]
