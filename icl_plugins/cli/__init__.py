@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from icl_plugins import __version__
-from icl_plugins.cli import count, select, show
+from icl_plugins.cli import compare, count, select, show
 from icl_plugins.cli.outcome import INTERRUPTED, OK, report_error, write_result
 
 __all__ = ["app", "main", "run"]
@@ -15,7 +15,7 @@ __all__ = ["app", "main", "run"]
 _HELP = """Choose the demonstrations of a fixed many-shot prompt, offline, with a small local model.
 
 [bold]select[/bold] makes labelled examples into prompt.json; [bold]show[/bold] says what was chosen;
-[bold]count[/bold] counts tokens.
+[bold]count[/bold] counts tokens; [bold]compare[/bold] measures selectors on a target.
 """
 _EPILOG = """[bold]First steps[/bold]
 
@@ -26,7 +26,7 @@ icl-plugins show prompt.json --query text="my card has not arrived"
 icl-plugins select --help
 
 [bold]Exit codes[/bold]  0 done; 1 unexpected; 2 usage or settings; 3 data or files;
-4 proxy or gradient store; 130 interrupted.
+4 proxy or gradient store; 5 target; 130 interrupted.
 
 Results go to stdout, progress and errors to stderr; with --json both are JSON.
 """
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.command(epilog=select.EPILOG)(select.select)
 app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=count.EPILOG)(count.count)
+app.command(epilog=compare.EPILOG)(compare.compare)
 
 
 def _print_version(asked: bool) -> None:

@@ -18,9 +18,10 @@ from icl_plugins.errors import (
     ProxyError,
     SettingError,
     StoreError,
+    TargetError,
 )
 
-OK, UNEXPECTED, USAGE, DATA, PROXY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, UNEXPECTED, USAGE, DATA, PROXY, TARGET, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 Result = str | RenderableType | None
 
@@ -33,6 +34,8 @@ def exit_code(error: BaseException) -> int:
         return USAGE
     if isinstance(error, ProxyError | StoreError | NonFiniteError):
         return PROXY
+    if isinstance(error, TargetError):
+        return TARGET
     return DATA if isinstance(error, IclError) else UNEXPECTED
 
 
@@ -91,7 +94,8 @@ def _fields(error: BaseException) -> dict[str, str]:
 
 def _lines(error: BaseException) -> Text:
     if isinstance(error, KeyboardInterrupt):
-        return Text("Interrupted. With --store the gradients so far are kept: run the same command to go on.")
+        kept = "What compare has measured is kept, and with --store the gradients"
+        return Text(f"Interrupted. {kept}: run the same command to go on.")
     if not isinstance(error, IclError):
         return Text("This should not happen: please report the lines above.", style="red")
     text = Text("Error: ", style="bold red")

@@ -1,15 +1,19 @@
 """Nested mappings of a file as frozen dataclasses: every key and type checked, refusals with their path."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import IclError, SettingError
 
 Record = TypeVar("Record")
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
@@ -49,6 +53,35 @@ def unknown_name(where: str, name: str, known: Iterable[str], what: str) -> Sett
         expected=f"one of the {what} {', '.join(names)}",
         fix=f"write {near[0]!r}" if near else "correct the name or leave it out",
     )
+
+
+def check_name(where: str, name: str) -> None:
+    """Raise SettingError unless files can be named after a name."""
+    if not _NAME.fullmatch(name):
+        raise SettingError(
+            f"{where}: {name!r}",
+            expected="letters, digits and any of _ . + - behind them, since files are named after it",
+            fix="choose another name",
+        )
+
+
+def check_numbers(record: Any, names: Iterable[str]) -> None:
+    """Raise SettingError unless these fields are None or whole numbers from 1."""
+    for name in names:
+        if getattr(record, name) is not None:
+            whole_number(name, getattr(record, name), 1)
+
+
+def check_lists(lists: Mapping[str, list[Any]]) -> None:
+    """Raise SettingError for a list that is empty or has a value twice."""
+    for name, values in lists.items():
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if not values or twice:
+            raise SettingError(
+                f"{name}: {f'{twice[0]!r} twice' if twice else 'empty'}",
+                expected="at least one, each once",
+                fix=f"correct {name}",
+            )
 
 
 def _checked(kind: Any, value: Any, path: str) -> Any:

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icl_plugins.errors import ArtefactError, BudgetError, SettingError, TooLongError
 from icl_plugins.evaluation.choosing import Cell, Chooser
@@ -17,16 +19,26 @@ from icl_plugins.evaluation.target import Target
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._settings import load_proxy
 
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
 Parts = Sequence[tuple[DataSet, Room]]
 
 
 def compare(
-    config: Config, parts: Parts, target: Target, folder: Path, *, source: Mapping[str, object]
+    config: Config,
+    parts: Parts,
+    target: Target,
+    folder: Path,
+    *,
+    source: Mapping[str, object],
+    loaded: "Mapping[str, Proxy] | None" = None,
 ) -> Comparison:
     """Measure every method of the config on every data set; all work is kept in the folder and done once.
 
-    parts: each data set with the room that the target has for its prompts. source: the config as read. A run
-    whose limits cannot be met, or whose prompt the proxy cannot read, is left out and told in the notes.
+    parts: each data set with the room that the target has for its prompts. source: the config as read.
+    loaded: proxies by name that are there already, such as the target itself. A run whose limits cannot be
+    met, or whose prompt the proxy cannot read, is left out and told in the notes.
     Repeated, it gives an equal comparison: seconds, tokens and costs stay those of the first time.
 
     Raises SettingError before anything runs, StoreLockedError where another run has the folder, TargetError,
@@ -34,7 +46,7 @@ def compare(
     """
     for data, room in parts:
         _check_shots(config, data, room)
-    load = cache(load_proxy)
+    load = cache(lambda name: (loaded or {}).get(name) or load_proxy(name))
     runs: list[Run] = []
     notes: list[str] = []
     with _locked(folder), ResultStore(folder / "results.sqlite") as store:
@@ -45,10 +57,11 @@ def compare(
             for done, cell in enumerate(cells, 1):
                 try:
                     runs.append(_run(chooser, cell, data, target, store))
+                    notes += _told(runs[-1])
                 except (BudgetError, TooLongError) as error:
                     notes.append(f"{data.config.name}: no {_words(cell)}: {error.got}")
                 tell_progress(data.config.name, done, len(cells))
-    return Comparison(tuple(runs), source, tuple(notes))
+    return Comparison(tuple(runs), source, tuple(dict.fromkeys(notes)))
 
 
 def _run(chooser: Chooser, cell: Cell, data: DataSet, target: Target, store: ResultStore) -> Run:
@@ -67,7 +80,7 @@ def _run(chooser: Chooser, cell: Cell, data: DataSet, target: Target, store: Res
         method=cell.method,
         shots=len(chosen.prompt.demonstrations),
         seed=cell.seed,
-        evaluation=evaluation,
+        evaluation=replace(evaluation, reused=0),  # that is of this attempt, not of the result
         tokens=chosen.tokens,
         label_kl=chosen.label_kl,
         select_seconds=chosen.select_seconds,
@@ -81,6 +94,16 @@ def _cells(config: Config) -> Iterator[Cell]:
         for shots in config.shots:
             for seed in config.seeds_of(method):
                 yield Cell(method, None if shots == "max" else shots, seed)
+
+
+def _told(run: Run) -> Iterator[str]:
+    evaluation, items = run.evaluation, len(run.evaluation.golds)
+    if evaluation.errors:
+        cell = _words(Cell(run.method, run.asked, run.seed))
+        failed = f"{len(evaluation.errors)} of {items} requests failed and count as wrong"
+        yield f"{run.data}: {cell}: {failed}: {next(iter(evaluation.errors.values()))}"
+    if evaluation.unreachable:
+        yield f"{run.data}: {evaluation.unreachable} of {items} items have an answer that is no choice"
 
 
 def _words(cell: Cell) -> str:

@@ -1,15 +1,13 @@
 """What a comparison compares: targets, data sets and methods, checked when they are made."""
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import icl_plugins
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import unknown_name
+from icl_plugins.evaluation.checked import check_lists, check_name, check_numbers, unknown_name
 from icl_plugins.evaluation.metrics import as_metric
 from icl_plugins.ordering import Order, Ordered
 from icl_plugins.selection import Selector
@@ -21,7 +19,6 @@ EQUAL_COST = "equal_cost"
 # what a comparison sets itself, the same for all methods
 _OURS = ("seed", "store", "tokenizer")
 _SELECTORS = ("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check name, metric and numbers."""
-        _check_name("name", self.name)
+        check_name("name", self.name)
         as_metric(self.metric)
-        _check_numbers(self, ("max_tokens", "pool", "items"))
+        check_numbers(self, ("max_tokens", "pool", "items"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class MethodConfig:
                 expected='"proportional", a whole number or a mapping from label to a number',
                 fix="correct quotas",
             )
-        _check_numbers(self, ("seeds",))
+        check_numbers(self, ("seeds",))
         self.selector_of(**({"sets": 1} if self.equal_cost else {}))
 
     def selector_of(self, **given: Any) -> Selector:
@@ -159,14 +156,14 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check names and numbers, and add the controls."""
-        _check_numbers(self, ("seeds", "pool", "items"))
+        check_numbers(self, ("seeds", "pool", "items"))
         whole_number("seed", self.seed, 0)
         for shots in self.shots:
             if shots != "max":
                 whole_number("shots", shots, 1)
-        _check_lists({"datasets": [data.name for data in self.datasets], "shots": [*self.shots]})
+        check_lists({"datasets": [data.name for data in self.datasets], "shots": [*self.shots]})
         for name in self.methods:
-            _check_name("methods", name)
+            check_name("methods", name)
         methods = {**CONTROLS, **self.methods}
         if (methods[RANDOM].selector, methods[RANDOM].quotas) != ("Random", None):
             raise SettingError(
@@ -186,29 +183,3 @@ class Config:
         """Return the seeds that a method is run with; a method that has no use for one runs once."""
         config = self.methods[method]
         return range((config.seeds or self.seeds) if config.seeded else 1)
-
-
-def _check_name(where: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise SettingError(
-            f"{where}: {name!r}",
-            expected="letters, digits and any of _ . + - behind them, since files are named after it",
-            fix="choose another name",
-        )
-
-
-def _check_numbers(record: Any, names: Iterable[str]) -> None:
-    for name in names:
-        if getattr(record, name) is not None:
-            whole_number(name, getattr(record, name), 1)
-
-
-def _check_lists(lists: Mapping[str, list[Any]]) -> None:
-    for name, values in lists.items():
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if not values or twice:
-            raise SettingError(
-                f"{name}: {f'{twice[0]!r} twice' if twice else 'empty'}",
-                expected="at least one, each once",
-                fix=f"correct {name}",
-            )

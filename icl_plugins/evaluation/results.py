@@ -134,10 +134,10 @@ def _run_body(run: Run) -> dict[str, object]:
 
 
 def _run(body: dict[str, Any]) -> Run:
-    evaluation = dict(body["evaluation"])
+    evaluation: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in body["evaluation"].items()
+    }
     evaluation["errors"] = {int(item): text for item, text in evaluation["errors"].items()}
-    for name in ("golds", "predictions", "values"):
-        evaluation[name] = tuple(evaluation[name])
     return Run(**{**body, "evaluation": Evaluation(**evaluation)})
 
 

@@ -63,10 +63,8 @@ class PlainTokens:
     @classmethod
     def of(cls, name: str, count: Counter, data: DataSet) -> "PlainTokens":
         """Return what counts the requests of a data set."""
-        groups = [(one,) if isinstance(one, str) else one for one in data.choices or ()]
-        choices = sorted({text for group in groups for text in group})
-        answer = max(count(choices)) if choices else data.config.max_tokens
-        return cls(name, count, data.config.instruction, max(count(data.items.questions)) + answer + _AROUND)
+        query = max(count(data.items.questions)) + answer_tokens(count, data) + _AROUND
+        return cls(name, count, data.config.instruction, query)
 
     def fixed(self, pool: Pool) -> int:
         """Return the tokens of instruction, query and answer."""
@@ -84,3 +82,10 @@ class PlainTokens:
         texts = [self._instruction] if self._instruction else []
         texts += [pool.texts[row] for row in indices]
         return self._count(["".join(text + pool.template.separator for text in texts)])[0] + self._query
+
+
+def answer_tokens(count: Counter, data: DataSet) -> int:
+    """Return the tokens of the longest choice, or how many the target may write."""
+    groups = [(one,) if isinstance(one, str) else one for one in data.choices or ()]
+    choices = sorted({text for group in groups for text in group})
+    return max(count(choices)) if choices else data.config.max_tokens
