@@ -57,27 +57,37 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping."""
-        names = [key.value for key, _ in node.value]
-        twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice[0]!r} occurs twice", node.start_mark
-            )
+        _refuse_twice(key.value for key, _ in node.value)
         return super().construct_mapping(node, deep)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_twice(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def _refuse_twice(names: Iterable[object]) -> None:
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key {twice[0]!r} occurs twice in one mapping")
 
 
 def _read(path: FilePath) -> dict[str, Any]:
     try:
         text = Path(path).read_text("utf-8-sig")
-        # a copy by way of JSON: what a result keeps must be what JSON can hold
-        content: dict[str, Any] = json.loads(json.dumps(yaml.load(text, _Loader), allow_nan=False))  # noqa: S506
+        if Path(path).suffix.lower() == ".json":
+            content = json.loads(text, object_pairs_hook=_object)
+        else:
+            content = yaml.load(text, _Loader)  # noqa: S506  # derived from the safe loader
+        # a copy by way of JSON: the comparison keeps it, and dates and NaN are no settings
+        copy: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
     except OSError as error:
         got = f"cannot read {os.fspath(path)!r}: {error.strerror or error}"
         raise DataError(got, expected="a file that can be read", fix="check the path") from error
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        got = f"{os.fspath(path)!r} is no YAML: {error}"
+        got = f"{os.fspath(path)!r} is no config: {error}"
         raise DataError(got, expected="YAML or JSON in UTF-8", fix="correct the file") from error
-    return content
+    return copy
 
 
 def _texts(config: Config) -> Iterable[str]:
