@@ -1,0 +1,276 @@
+"""LocalTarget: a model on this machine; what the requests begin with is read once."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args
+
+import numpy as np
+
+from icl_plugins.algorithms.checks import whole_number
+from icl_plugins.artefacts import fingerprint
+from icl_plugins.errors import DataError, SettingError, TooLongError
+from icl_plugins.evaluation.target import Answer, Messages, OnAnswer, Usage
+from icl_plugins.prompt import Layout
+from icl_plugins.values import checked_text
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.proxy.prefix_state import PrefixState
+
+
+class LocalTarget:
+    """A causal LM in this process, as a ScoringTarget; the model and its tokenizer stay as they came.
+
+    layout: "single" continues the messages' contents as plain text; "turns" and "json" go through the
+    tokenizer's chat template. length_norm: scores are divided by the number of the choice's tokens. stop:
+    texts at which generated answers end, such as the separator of a plain prompt.
+
+    The longest token prefix of requests that come together is read once, and the last one is kept for the
+    next call. Raises SettingError for a chat layout without a chat template, or wrong settings.
+    """
+
+    def __init__(
+        self,
+        proxy: "Proxy",
+        *,
+        layout: Layout = "single",
+        length_norm: bool = False,
+        stop: Sequence[str] = (),
+    ) -> None:
+        from icl_plugins.proxy.chat import ChatText, PlainText
+        from icl_plugins.proxy.continuation import RequestEncoder
+        from icl_plugins.proxy.prefix_state import PrefixState
+        from icl_plugins.proxy.shared_prefix import SharedPrefix
+
+        _check_settings(layout, stop)
+        self.proxy = proxy
+        self.length_norm, self.stop = length_norm, tuple(stop)
+        self._layout = layout
+        self._texts = PlainText(proxy.encoder) if layout == "single" else ChatText(proxy.tokenizer)
+        self._encoder = RequestEncoder(self._texts.tokenize)
+        self._shared = SharedPrefix(proxy)
+        self._state = PrefixState()
+        self.reasons = {**proxy.reasons, "shared prefix": self._shared.reason}
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path = "micro",
+        *,
+        layout: Layout = "single",
+        device: str = "auto",
+        dtype: str = "auto",
+        length_norm: bool = False,
+        stop: Sequence[str] = (),
+    ) -> Self:
+        """Load "micro", a folder, or a Hugging Face id, as Proxy.load does; raises what it raises."""
+        from icl_plugins.proxy.model import Proxy
+
+        _check_settings(layout, stop)
+        return cls(Proxy.load(name_or_path, device, dtype), layout=layout, length_norm=length_norm, stop=stop)
+
+    @property
+    def name(self) -> str:
+        """The name of the model, as given."""
+        return self.proxy.name
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the messages that it is to be given."""
+        return self._layout
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 over weights, tokenizer, chat template, layout and settings."""
+        template = "" if self.layout == "single" else repr(self.proxy.tokenizer.chat_template)
+        parts = (*self.proxy.fingerprint.values(), template, self.layout, str(self.length_norm), *self.stop)
+        return fingerprint("local target", *parts)
+
+    def score(
+        self,
+        requests: Sequence[Messages],
+        choices: Sequence[Sequence[str]],
+        *,
+        on_answer: OnAnswer | None = None,
+    ) -> list[Answer]:
+        """Score each choice of each request: log p(choice | messages), nats, summed over its tokens.
+
+        A token belongs to the choice if it covers one of its characters, as in the text as a whole. With
+        length_norm the mean over its tokens. Scores that are not numbers make an Answer with an error.
+        Raises before anything runs: TooLongError (indices and lengths), DataError naming the request.
+        """
+        texts = self._checked_texts(requests)
+        encoded = []
+        for index, request in enumerate(self._encoder.requests(texts, self._checked_choices(texts, choices))):
+            if request is None:
+                raise DataError(
+                    f"request {index}: a choice without a token, or nothing in front of it",
+                    expected="a text, and choices that are not empty",
+                    fix="correct the request or its choices",
+                )
+            encoded.append(request)
+        self._check_lengths([request.length for request in encoded])
+
+        def score(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
+            return self._shared.score(state, [encoded[row].behind(length) for row in rows])
+
+        def answer(row: int, scores: np.ndarray, cached: int, seconds: float) -> Answer:
+            if self.length_norm:
+                scores = scores / [one.answer_stop - one.answer_start for one in encoded[row].choices]
+            return _scored(scores, Usage(encoded[row].length, 0, cached), seconds)
+
+        return self._answers([request.stem for request in encoded], score, answer, on_answer)
+
+    def generate(
+        self, requests: Sequence[Messages], *, max_tokens: int, on_answer: OnAnswer | None = None
+    ) -> list[Answer]:
+        """Answer each request with the likeliest token at every step, until EOS, a stop text or max_tokens.
+
+        The stop text is not part of the answer, nor is what the chat template puts in front of answers.
+        Raises before anything runs: TooLongError where a request and max_tokens do not fit, DataError.
+        """
+        whole_number("max_tokens", max_tokens, 1)
+        tokens = [ids for ids, _ in self._encoder.tokens(self._checked_texts(requests))]
+        for index, ids in enumerate(tokens):
+            if not ids:
+                raise DataError(
+                    f"request {index} has no tokens", expected="a text", fix="correct the request"
+                )
+        self._check_lengths([len(ids) + max_tokens for ids in tokens])
+        ends = _end_tokens(self.proxy)
+
+        def ended(ids: Sequence[int]) -> bool:
+            return ids[-1] in ends or (bool(self.stop) and self._first_stop(self._decoded(ids)) is not None)
+
+        def generate(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
+            queries = [tokens[row][length:] for row in rows]
+            return self._shared.generate(state, queries, max_tokens=max_tokens, ended=ended)
+
+        def answer(row: int, ids: list[int], cached: int, seconds: float) -> Answer:
+            text = self._decoded(ids[:-1] if ids[-1] in ends else ids)
+            text = text[: self._first_stop(text)].removeprefix(self._texts.lead)
+            return Answer(text=text, usage=Usage(len(tokens[row]), len(ids), cached), seconds=seconds)
+
+        return self._answers([ids[:-1] for ids in tokens], generate, answer, on_answer)
+
+    def _answers(
+        self,
+        stems: list[list[int]],
+        run: "Callable[[PrefixState, int, list[int]], Iterator[tuple[list[int], Any]]]",
+        answer: Callable[[int, Any, int, float], Answer],
+        on_answer: OnAnswer | None,
+    ) -> list[Answer]:
+        """Read what stems share, run all rows behind it, and make answers of the results."""
+        from icl_plugins.proxy.continuation import shared_runs
+
+        answers: dict[int, Answer] = {}
+        for length, rows in shared_runs(stems):
+            start = time.perf_counter()
+            state, known = self._read(stems[rows[0]][:length])
+            for done, results in run(state, length, rows):
+                seconds, start = (time.perf_counter() - start) / len(done), time.perf_counter()
+                for at, result in zip(done, results, strict=True):
+                    cached = 0 if self._shared.way == "whole" else length if at else known
+                    answers[rows[at]] = answer(rows[at], result, cached, seconds)
+                    if on_answer:
+                        on_answer(rows[at], answers[rows[at]])
+        return [answers[row] for row in range(len(stems))]
+
+    def _read(self, prefix: list[int]) -> "tuple[PrefixState, int]":
+        """Return the state of the prefix, and how many of its tokens the last state already held."""
+        from icl_plugins.proxy.continuation import common_length
+
+        known = common_length(self._state.ids, tuple(prefix))
+        if known == len(prefix):
+            return self._state.head(known), known
+        self._state = self._shared.read(prefix[known:], self._state.head(known))
+        return self._state, known
+
+    def _checked_texts(self, requests: Sequence[Messages]) -> list[str]:
+        texts = []
+        for index, messages in enumerate(requests):
+            _check_messages(index, messages)
+            texts.append(self._texts.text(messages))
+        return texts
+
+    def _checked_choices(self, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[str]]:
+        if len(choices) != len(texts):
+            raise SettingError(
+                f"choices for {len(choices)} of {len(texts)} requests",
+                expected="a list of choices for each request",
+                fix="pass one list for each request",
+            )
+        for index, own in enumerate(choices):
+            if isinstance(own, str) or not own or not all(isinstance(choice, str) for choice in own):
+                raise DataError(
+                    f"request {index}: choices {own!r:.80}",
+                    expected="a list of at least one text",
+                    fix="pass the texts of the answers",
+                )
+            for choice in own:
+                checked_text(choice, f"a choice of request {index}")
+        return [[self._texts.lead + self._texts.data(choice) for choice in own] for own in choices]
+
+    def _check_lengths(self, lengths: Sequence[int]) -> None:
+        limit = self.proxy.max_length
+        longer = {index: length for index, length in enumerate(lengths) if length > limit}
+        if longer:
+            first = ", ".join(f"{index} ({length} tokens)" for index, length in list(longer.items())[:5])
+            raise TooLongError(
+                f"{len(longer)} requests with their answers are too long for the target: requests {first}",
+                expected=f"at most {limit} tokens, the context of {self.name!r}",
+                fix="take fewer shots, lower max_tokens, or choose a target with a longer context",
+            )
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        text: str = self.proxy.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _first_stop(self, text: str) -> int | None:
+        """Return where the first stop text begins, None if there is none."""
+        found = [text.find(stop) for stop in self.stop]
+        return min((at for at in found if at >= 0), default=None)
+
+
+def _scored(scores: np.ndarray, usage: Usage, seconds: float) -> Answer:
+    if np.isnan(scores).any():
+        error = 'the model gave scores that are not numbers; load it with dtype="float32"'
+        return Answer(error=error, usage=usage, seconds=seconds)
+    return Answer(scores=tuple(scores.tolist()), usage=usage, seconds=seconds)
+
+
+def _check_settings(layout: str, stop: Sequence[str]) -> None:
+    if layout not in get_args(Layout):
+        expected = ", ".join(map(repr, get_args(Layout)))
+        raise SettingError(f"layout={layout!r}", expected=expected, fix="pass one of them")
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+        raise SettingError(f"stop={stop!r:.80}", expected="texts that are not empty", fix='e.g. ["\n\n"]')
+
+
+def _check_messages(index: int, messages: Messages) -> None:
+    """Raise DataError unless the request is messages of a role and a content, both text."""
+    if isinstance(messages, str | Mapping) or not messages:
+        raise DataError(
+            f"request {index} is {messages!r:.80}",
+            expected="a list of at least one message",
+            fix="pass what ManyShotPrompt.messages returns",
+        )
+    for message in messages:
+        for key in ("role", "content"):
+            value = message.get(key) if isinstance(message, Mapping) else None
+            if not isinstance(value, str):
+                raise DataError(
+                    f"request {index}: {type(value).__name__} as {key} of a message",
+                    expected="text",
+                    fix="pass messages of a role and a content, both text",
+                )
+            checked_text(value, f"request {index}")
+
+
+def _end_tokens(proxy: "Proxy") -> frozenset[int]:
+    """Return the tokens that end an answer, by the model's generation settings and by its tokenizer."""
+    own = getattr(getattr(proxy.model, "generation_config", None), "eos_token_id", None)
+    named = [own] if isinstance(own, int) else [*(own or ())]
+    return frozenset(one for one in (*named, proxy.tokenizer.eos_token_id) if one is not None)

@@ -1,0 +1,80 @@
+"""One row of tokens behind a prefix, in which each token sees only what it is told to see."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icl_plugins.proxy.forward import frozen
+from icl_plugins.proxy.prefix_state import PrefixState, picked
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+_KINDS = {"full_attention", "sliding_attention"}
+
+
+class PackedRow:
+    """Tokens of many sequences side by side behind one prefix; it grows with each feed.
+
+    Positions restart behind the prefix for every sequence, and a mask keeps the sequences apart. For models
+    that take positions and a mask of their own, with full or sliding attention; see shared_prefix.
+    """
+
+    def __init__(self, proxy: "Proxy", state: PrefixState) -> None:
+        self._proxy = proxy
+        self._state = state
+        self._cache = state.cache()
+        self._positions = np.arange(state.position - state.slots, state.position)
+
+    def feed(self, tokens: list[int], depths: list[int], sees: np.ndarray, picks: list[int]) -> Tensor:
+        """Run n tokens; return the logits (len(picks), V) of some of them.
+
+        depths: (n,), the position of each behind the prefix. sees: (n, T) bool over all T tokens fed so far,
+        these included; the prefix is seen by all.
+        """
+        model, device = self._proxy.model, self._proxy.device
+        positions = self._state.position + np.asarray(depths)
+        self._positions = np.concatenate([self._positions, positions])
+        at = torch.tensor(picks, device=device)
+        with frozen(model), torch.no_grad(), picked(self._proxy, at):
+            logits: Tensor = model(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor(positions, device=device)[None],
+                attention_mask=self._masks(positions, sees),
+                past_key_values=self._cache,
+                use_cache=True,
+                return_dict=True,
+            ).logits[0]
+        return logits if self._proxy.slice_head else logits[at]
+
+    def _masks(self, positions: np.ndarray, sees: np.ndarray) -> Any:
+        """Return what is added to the attention scores; by kind of layer if the model has several."""
+        windows = attention_windows(self._proxy.model.config)
+        distances = torch.tensor(positions[:, None] - self._positions)
+        hidden = torch.tensor(~sees)
+        dtype = self._proxy.dtype
+        masks = {}
+        for kind, window in windows.items():
+            mask = torch.zeros(distances.shape, dtype=dtype)
+            mask[:, self._state.slots :].masked_fill_(hidden, torch.finfo(dtype).min)
+            if window is not None:
+                mask.masked_fill_(distances >= window, torch.finfo(dtype).min)
+            masks[kind] = mask.to(self._proxy.device)[None, None]
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """Return how far back each kind of attention layer sees, None for all.
+
+    Raises NotImplementedError for other kinds.
+    """
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if not kinds:
+        return {"": window}
+    if not kinds <= _KINDS:
+        raise NotImplementedError(f"layers of the kinds {sorted(kinds - _KINDS)}")
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
