@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from dspy_icl.bootstrapping import BootstrapError
+from dspy_icl.candidates import Candidate, grid
 from dspy_icl.few_shot import SelectorFewShot
 from dspy_icl.methods import (
     BestOfNFewShot,
@@ -26,17 +27,22 @@ from dspy_icl.methods import (
     few_shot,
 )
 from dspy_icl.rendering import render_demos
+from dspy_icl.search import ManyShotSearch, SearchError
 
 __all__ = [
     "BM25FewShot",
     "BestOfNFewShot",
     "BootstrapError",
+    "Candidate",
     "GradientMatchingFewShot",
     "KMeansFewShot",
     "LatentBayesianFewShot",
+    "ManyShotSearch",
     "RandomFewShot",
+    "SearchError",
     "SelectorFewShot",
     "SimilarityFewShot",
     "few_shot",
+    "grid",
     "render_demos",
 ]
