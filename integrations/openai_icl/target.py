@@ -55,8 +55,8 @@ class ChatTarget:
         whole_number("retries", self.retries, 0)
         if self.seed is not None:
             whole_number("seed", self.seed, 0)
-        for name, value in (("timeout", self.timeout), ("backoff", self.backoff)):
-            _check_number(name, value)
+        _check_number("timeout", self.timeout, least=0.001)
+        _check_number("backoff", self.backoff)
         if self.temperature is not None:
             _check_number("temperature", self.temperature)
         resolve_url(self.model, self.base_url)
@@ -92,6 +92,8 @@ class ChatTarget:
         and stays away while it is tried again.
         """
         whole_number("max_tokens", max_tokens, 1)
+        if not requests:
+            return []
         url = self._url
         key = find_key(self.api_key, self.api_key_env, url)
         try:
@@ -131,8 +133,7 @@ def _known(name: str, url: str) -> KnownModel | None:
         return None
 
 
-def _check_number(name: str, value: object) -> None:
+def _check_number(name: str, value: object, least: float = 0.0) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and value >= 0:  # type: ignore[arg-type,operator]
-        return
-    raise SettingError(f"{name}={value!r}", expected="a finite number >= 0", fix="pass one")
+    if not (number and least <= value < math.inf):  # type: ignore[operator]
+        raise SettingError(f"{name}={value!r}", expected=f"a finite number >= {least}", fix="pass one")
