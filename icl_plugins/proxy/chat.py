@@ -34,7 +34,7 @@ class PlainText:
         return "".join(message["content"] for message in messages)
 
     def tokenize(self, texts: Sequence[str], begin: bool) -> list[Tokens]:
-        """Return tokens of each text; `begin`: with those the tokenizer puts in front, never any at the end."""
+        """Return tokens of each text; `begin`: with those the tokenizer puts in front; none at the end."""
         tokens = self._encoder.tokenize(texts, add_special_tokens=begin)
         return [_without_end(one, self._encoder.leading if begin else 0) for one in tokens]
 
