@@ -83,7 +83,7 @@ def read_label(text: str, choices: Sequence[str]) -> str | None:
     camel case; one character alone counts in its own case only. A choice inside another word does not
     count, nor one inside a longer choice ("entailment" in "not_entailment").
     """
-    labels = tuple(dict.fromkeys(choice.strip() for choice in choices))
+    labels = stripped(tuple(choices))
     bare = text.strip(_WRAPPING)
     for same in (str, folded):
         for whole in (text.strip(), bare):
@@ -124,6 +124,12 @@ def _pattern(label: str) -> re.Pattern[str]:
 def _spaced(character: str) -> bool:
     """Tell whether a character belongs to words with space around them; Chinese and Japanese have none."""
     return character.isalnum() and unicodedata.east_asian_width(character) not in "WF"
+
+
+@lru_cache(maxsize=4096)
+def stripped(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels that choices stand for: without the space around them, each once."""
+    return tuple(dict.fromkeys(choice.strip() for choice in choices))
 
 
 def folded(text: str) -> str:
