@@ -108,10 +108,7 @@ class GradientMatching:
         request = request.without(gradients.skipped, "too long for the proxy")
         usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
         started = perf_counter()
-        features = Features.of(gradients.blocks)
-        if gradients.skipped:  # reading chosen rows only means copying them
-            features = features.take(usable)
-        features = scale_blocks(features, self.scaling)
+        features = self._scaled(gradients, usable)
         found = request.choose(
             lambda constraints: match(
                 features,
@@ -125,6 +122,20 @@ class GradientMatching:
         details = {**about(proxy), **_told(gradients, found, len(usable), seconds)}
         indices: Sequence[int] = usable[found.indices].tolist()
         return request.selection(self, indices, found.scores, objective=found.trace, details=details)
+
+    def features(self, pool: Pool) -> Features:
+        """Return the features that `select` matches; `rows` names those of the pool where some were skipped.
+
+        With a store, nothing that it holds is computed again. Raises what `select` raises of them.
+        """
+        gradients = self._gradients(load_proxy(self.proxy), pool)
+        return self._scaled(gradients, np.setdiff1d(np.arange(len(pool)), gradients.skipped))
+
+    def _scaled(self, gradients: "PoolGradients", usable: np.ndarray) -> Features:
+        features = Features.of(gradients.blocks)
+        if gradients.skipped:  # reading chosen rows only means copying them
+            features = features.take(usable)
+        return scale_blocks(features, self.scaling)
 
     def _gradients(self, proxy: "Proxy", pool: Pool) -> "PoolGradients":
         from icl_plugins.proxy.pool_gradients import pool_gradients
