@@ -1,7 +1,7 @@
 """HTML as values: what is text gets escaped, so that data can never become markup."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -60,15 +60,22 @@ def element(tag: str, *children: str, **attributes: str | int | bool) -> Markup:
 
 def scrolling_table(table: Table) -> Markup:
     """Return a table in a box of its own that scrolls, by keyboard too, where the page is narrow."""
-    numeric = [all(map(_is_number, column)) for column in zip(*table.rows, strict=True)]
-    head = element("tr", *(element("th", name, scope="col") for name in table.columns))
+    columns = zip(table.columns, *table.rows, strict=True)
+    numeric = [at > 0 and all(map(_is_number, cells)) for at, (_, *cells) in enumerate(columns)]
+    head = element("tr", *map(_header, table.columns, numeric))
     body = [element("tr", *_cells(row, numeric)) for row in table.rows]
     content = (element("caption", table.caption), element("thead", head), element("tbody", *body))
     inner = element("table", *content)
     return element("div", inner, class_="scroll", role="region", tabindex=0, aria_label=table.caption)
 
 
-def _cells(row: Sequence[str], numeric: Sequence[bool]) -> Iterable[Markup]:
+def _header(name: str, is_number: bool) -> Markup:
+    return (
+        element("th", name, scope="col", class_="number") if is_number else element("th", name, scope="col")
+    )
+
+
+def _cells(row: Sequence[str], numeric: Sequence[bool]) -> Iterator[Markup]:
     first, *others = row
     yield element("th", element("bdi", first), scope="row")
     for text, is_number in zip(others, numeric[1:], strict=True):
