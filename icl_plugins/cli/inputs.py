@@ -1,5 +1,6 @@
 """What the command line was given, as the values that the library takes."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.errors import ArtefactError, DataError, SettingError
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool, Template
@@ -90,6 +91,16 @@ def _path_and_template(
                 fix="say how a row of the file becomes a demonstration; fields go in braces",
             )
     return path, Template(unescape(texts[0]), unescape(texts[1]), separator)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse before the work what could not be written after it; raises ArtefactError."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ArtefactError(
+            f"{option} {str(path)!r} cannot be written",
+            expected="a file name in a folder that exists and is writable",
+            fix="make the folder or choose another path",
+        )
 
 
 def unescape(text: str) -> str:

@@ -153,6 +153,24 @@ Settings = Annotated[
 Out = Annotated[
     Path, Option("--out", "-o", rich_help_panel=_OUTPUT, help="The prompt; replaced if it exists.")
 ]
+ReportFile = Annotated[
+    Path | None,
+    Option(
+        "--report",
+        metavar="FILE",
+        rich_help_panel=_OUTPUT,
+        help="Also an HTML page to look at: labels, map of the pool, objective, demonstrations.",
+    ),
+]
+PlotsFolder = Annotated[
+    Path | None,
+    Option(
+        "--plots",
+        metavar="FOLDER",
+        rich_help_panel=_OUTPUT,
+        help="Also each plot of the page as SVG and PNG; made if it is not there.",
+    ),
+]
 Json = Annotated[bool, Option("--json", rich_help_panel=_OUTPUT, help="JSON on stdout instead of a table.")]
 
 PromptFile = Annotated[Path, Argument(metavar="PROMPT", help="A prompt.json that select has written.")]

@@ -1,6 +1,5 @@
 """`icl-plugins select`: labelled examples in, a fixed many-shot prompt out."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -8,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from icl_plugins.cli import options
 from icl_plugins.cli.budget import instruction_tokens, remaining_tokens
-from icl_plugins.cli.inputs import Source, parse_pairs, parse_quotas, parse_rows, read_source, unescape
+from icl_plugins.cli.html import Asked
+from icl_plugins.cli.inputs import (
+    Source,
+    check_writable,
+    parse_pairs,
+    parse_quotas,
+    parse_rows,
+    read_source,
+    unescape,
+)
 from icl_plugins.cli.methods import SETTINGS, make_ordered
 from icl_plugins.cli.outcome import Result, as_json_text, write_result
 from icl_plugins.cli.target import chat_counts, chat_tokens
@@ -66,10 +74,14 @@ def select(
     store: options.Store = None,
     on_too_long: options.OnTooLong = None,
     settings: options.Settings = None,
+    report: options.ReportFile = None,
+    plots: options.PlotsFolder = None,
     as_json: options.Json = False,
 ) -> Result:
     """Choose demonstrations from labelled examples and write them as a prompt."""
-    _check_writable(out)
+    asked = Asked(report, plots)
+    asked.check()
+    check_writable("--out", out)
     instruction = unescape(instruction)
     chat = chat_tokens(target, tokenizer, instruction, layout, max_tokens)
     fields = {
@@ -102,20 +114,23 @@ def select(
     from icl_plugins.cli.progress import shown_progress
 
     started = perf_counter()
-    with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
-        selection = ordered.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
-    facts: dict[str, Any] = {
-        "method": method,
-        "seconds": perf_counter() - started,
-        "instruction_tokens": used,
-    }
-    prompt = _prompt(selection, source, instruction)
-    try:
-        prompt.save(out)
-    except (ArtefactError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
-        write_result(_result(selection, source, prompt, chat or counted_with, as_json, out=None, **facts))
-        raise
-    return _result(selection, source, prompt, chat or counted_with, as_json, out=str(out), **facts)
+    with asked.keeping_features(ordered) as chooser:
+        with shown_progress(downloads=proxy not in (None, "micro") and not Path(str(proxy)).exists()):
+            selection = chooser.select(source.pool, shots, max_tokens=budget, quotas=limits, **rows)
+        facts: dict[str, Any] = {
+            "method": method,
+            "seconds": perf_counter() - started,
+            "instruction_tokens": used,
+        }
+        prompt = _prompt(selection, source, instruction)
+        told = _told(selection, source, prompt, chat or counted_with, out=str(out), **facts)
+        try:
+            prompt.save(out)
+        except (ArtefactError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
+            write_result(_result({**told, "out": None}, as_json))
+            raise
+        asked.write(selection, chooser, told, source.rows)
+    return _result(told, as_json)
 
 
 def _prompt(selection: "Selection", source: Source, instruction: str) -> "ManyShotPrompt":
@@ -127,32 +142,27 @@ def _prompt(selection: "Selection", source: Source, instruction: str) -> "ManySh
     return replace(prompt, provenance={**prompt.provenance, "rows": rows})
 
 
-def _result(
+def _told(
     selection: "Selection",
     source: Source,
     prompt: "ManyShotPrompt",
     counter: "str | ChatTokens",
-    as_json: bool,
     **facts: Any,
-) -> Result:
-    from icl_plugins.cli.report import selection_report, selection_view, text_counts
+) -> dict[str, Any]:
+    """Return the report of the selection, tokens counted."""
+    from icl_plugins.cli.report import selection_report, text_counts
 
     if isinstance(counter, str):
         facts.update(text_counts(prompt, counter))
     else:
         facts.update(chat_counts(selection, prompt, counter))
-    report = selection_report(selection, source, **facts)
-    return as_json_text(report) if as_json else selection_view(report)
+    return selection_report(selection, source, **facts)
 
 
-def _check_writable(out: Path) -> None:
-    """Refuse before the work what could not be written after it."""
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ArtefactError(
-            f"--out {str(out)!r} cannot be written",
-            expected="a file name in a folder that exists and is writable",
-            fix="make the folder or choose another path",
-        )
+def _result(told: dict[str, Any], as_json: bool) -> Result:
+    from icl_plugins.cli.report import selection_view
+
+    return as_json_text(told) if as_json else selection_view(told)
 
 
 def _check_store(store: object) -> None:
