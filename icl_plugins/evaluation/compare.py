@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_plugins.errors import ArtefactError, BudgetError, SettingError, TooLongError
-from icl_plugins.evaluation.choosing import Cell, Chooser
+from icl_plugins.evaluation.choosing import Cell, Chooser, Chosen
 from icl_plugins.evaluation.config import Config
 from icl_plugins.evaluation.datasets import DataSet
 from icl_plugins.evaluation.evaluate import evaluate
@@ -56,16 +56,17 @@ def compare(
             cells = list(_cells(config))
             for done, cell in enumerate(cells, 1):
                 try:
-                    runs.append(_run(chooser, cell, data, target, store))
-                    notes += _told(runs[-1])
+                    chosen = chooser.choose(cell)
                 except (BudgetError, TooLongError) as error:
                     notes.append(f"{data.config.name}: no {_words(cell)}: {error.got}")
+                else:
+                    runs.append(_run(cell, chosen, data, target, store))
+                    notes += _told(runs[-1])
                 tell_progress(data.config.name, done, len(cells))
     return Comparison(tuple(runs), source, tuple(dict.fromkeys(notes)))
 
 
-def _run(chooser: Chooser, cell: Cell, data: DataSet, target: Target, store: ResultStore) -> Run:
-    chosen = chooser.choose(cell)
+def _run(cell: Cell, chosen: Chosen, data: DataSet, target: Target, store: ResultStore) -> Run:
     evaluation = evaluate(
         chosen.prompt,
         data.items,
