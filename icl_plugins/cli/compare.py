@@ -35,6 +35,9 @@ Random, stratified random, k-means and best-of-n at equal cost are always compar
 is kept in the folder: the same command goes on after an interruption, and costs nothing when all is there.
 """
 
+# the columns that fit a terminal; comparison.md has all
+_SHOWN = ("shots", "method", "mean", "gain over random", "p", "label KL")
+
 ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="A YAML or JSON file.")]
 Out = Annotated[
     Path,
@@ -67,7 +70,7 @@ def compare(config: ConfigFile, out: Out, variables: Variables = None, as_json: 
     parts = [(data, make_room(checked.target, target, data)) for data in datasets]
     proxy = getattr(target, "proxy", None)
     loaded = {} if proxy is None else {checked.target.model: proxy}
-    with shown_progress(downloads=True):
+    with shown_progress(downloads=True, stages=[data.config.name for data in datasets]):
         comparison = run(checked, parts, target, out, source=source, loaded=loaded)
     comparison.save(out / "comparison.json")
     atomic_write(out / "comparison.md", markdown(comparison))
@@ -85,16 +88,13 @@ def _result(comparison: "Comparison", out: Path, as_json: bool) -> Result:
         return as_json_text({"averages": rows, "notes": comparison.notes, "files": files})
     datasets = {run.data for run in comparison.runs}
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for at, name in enumerate(HEADERS):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=at < 2)
-    before = ""
-    for row in found:
-        columns = marked(row, len(datasets))
-        shots = "max" if row.asked is None else str(row.asked)
-        if before and shots != before:
-            table.add_section()
-        table.add_row(*columns)
-        before = shots
+    for name in _SHOWN:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for at, row in enumerate(found):
+        if at and row.asked != found[at - 1].asked:
+            table.add_row()
+        columns = dict(zip(HEADERS, marked(row, len(datasets)), strict=True))
+        table.add_row(*(columns[name] for name in _SHOWN))
     many = f"average of {len(datasets)} data sets" if len(datasets) > 1 else next(iter(datasets), "")
     return Group(
         table,

@@ -1,7 +1,7 @@
 """Progress on stderr: bars on a terminal, a line for each finished stage elsewhere."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -19,12 +19,15 @@ from icl_plugins.progress import progress_to
 
 
 @contextmanager
-def shown_progress(*, downloads: bool) -> Iterator[None]:
-    """Show the progress of all work in this block; Hugging Face's own bars only where it has to download."""
+def shown_progress(*, downloads: bool, stages: Container[str] | None = None) -> Iterator[None]:
+    """Show the progress of all work in this block; Hugging Face's own bars only where it has to download.
+
+    stages: which of them get a line where there is no terminal; None for all.
+    """
     if not downloads:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     console = Console(stderr=True, highlight=False)
-    with _bars(console) if console.is_terminal else _lines(console):
+    with _bars(console) if console.is_terminal else _lines(console, stages):
         yield
 
 
@@ -47,12 +50,12 @@ def _bars(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _lines(console: Console) -> Iterator[None]:
+def _lines(console: Console, stages: Container[str] | None) -> Iterator[None]:
     started: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int) -> None:
         start = started.setdefault(stage, perf_counter())
-        if done == total:
+        if done == total and (stages is None or stage in stages):
             console.print(f"{stage}: {done} of {total}, {perf_counter() - start:.1f} s", markup=False)
 
     with progress_to(show):
