@@ -28,6 +28,7 @@ from dspy_icl.methods import (
 )
 from dspy_icl.rendering import render_demos
 from dspy_icl.search import ManyShotSearch, SearchError
+from dspy_icl.target import LMTarget, ProgramTarget
 
 __all__ = [
     "BM25FewShot",
@@ -36,8 +37,10 @@ __all__ = [
     "Candidate",
     "GradientMatchingFewShot",
     "KMeansFewShot",
+    "LMTarget",
     "LatentBayesianFewShot",
     "ManyShotSearch",
+    "ProgramTarget",
     "RandomFewShot",
     "SearchError",
     "SelectorFewShot",

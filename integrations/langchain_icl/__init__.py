@@ -25,6 +25,7 @@ from langchain_icl.methods import (
 )
 from langchain_icl.prompts import as_chat_prompt, as_string_prompt
 from langchain_icl.selector import ICLExampleSelector
+from langchain_icl.target import RunnableTarget
 from langchain_icl.templates import plain_template
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "LatentBayesianExampleSelector",
     "LazySelection",
     "RandomExampleSelector",
+    "RunnableTarget",
     "SimilarityExampleSelector",
     "as_chat_prompt",
     "as_string_prompt",
