@@ -24,13 +24,18 @@ def refusal(text: str = "no", **error: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer: after so many seconds, a mapping as JSON or text as it is; cut: nothing at all."""
+    """What to answer, after so many seconds: bytes as they are, anything else as JSON.
+
+    cut: nothing at all. half: the head and the first half. drip: seconds between one byte and the next.
+    """
 
     body: Any = field(default_factory=completion)
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
+    half: bool = False
+    drip: float = 0.0
 
 
 @dataclass
@@ -87,7 +92,11 @@ def fault_server():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                content = content[: len(content) // 2] if reply.half else content
+                for start in range(0, len(content), 1 if reply.drip else len(content)):
+                    self.wfile.write(content[start : start + 1] if reply.drip else content)
+                    if server.closing.wait(reply.drip):
+                        return
             except OSError:  # the client went away
                 self.close_connection = True
 

@@ -120,10 +120,14 @@ def test_what_fails_for_ever_is_an_error_of_its_item_and_the_rest_goes_on(faults
 
 def test_an_answer_that_drips_is_timed_out_as_a_whole(faults, ask):
     """The client's own time-out counts from byte to byte."""
-    body = refusal()
-    faults.answer = lambda query, n: Reply(body, headers={"Content-Length": "9"}, delay=0.2)
+    faults.answer = lambda query, n: Reply(drip=0.1)
     (answer,) = ask("a", timeout=0.5, retries=0)
-    assert answer.error
+    assert answer.error == "time-out"
+
+
+def test_half_an_answer_is_a_cut_connection(faults, ask):
+    faults.answer = lambda query, n: Reply(half=n == 0)
+    assert ask("a")[0].text == "yes" and len(faults.asked) == 2
 
 
 @pytest.mark.parametrize(
