@@ -37,7 +37,7 @@ class Metric:
     of_labels: bool = False
 
     def values(self, predictions: Predictions, golds: Sequence[str]) -> tuple[float, ...]:
-        """Return the value of each item, 0 without a prediction; raises NonFiniteError for no finite number."""
+        """Return the value of each item, 0 without a prediction; raises NonFiniteError for NaN and others."""
         return tuple(
             0.0 if prediction is None else _finite(self.item(prediction, gold), self.name, row)
             for row, (prediction, gold) in enumerate(zip(predictions, golds, strict=True))
@@ -62,8 +62,8 @@ class MacroF1(Metric):
     def counts(self, predictions: Predictions, golds: Sequence[str]) -> Array:
         """Return, for each of L labels, whether it was hit, predicted and gold: (N, 3 L)."""
         labels = np.array(sorted(set(golds)), dtype=object)
-        gold = np.array(golds, dtype=object)[:, None] == labels
-        predicted = np.array(predictions, dtype=object)[:, None] == labels
+        gold = np.array([*golds], dtype=object)[:, None] == labels
+        predicted = np.array([*predictions], dtype=object)[:, None] == labels
         return np.concatenate([gold & predicted, predicted, gold], axis=1).astype(np.float64)
 
     def total(self, sums: Array) -> Array:
@@ -83,9 +83,14 @@ class CharacterBleu(Metric):
         return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores], dtype=np.float64)
 
     def total(self, sums: Array) -> Array:
-        """Return corpus BLEU."""
-        rows = [_corpus_bleu(row) for row in sums.reshape(-1, sums.shape[-1]).tolist()]
-        return np.array(rows).reshape(sums.shape[:-1])
+        """Return corpus BLEU as sacrebleu smooths it ("exp", orders that occur), for many sums at once."""
+        length, gold_length, same, all_ = np.split(sums, [1, 2, 6], axis=-1)
+        occurs, missed = all_ > 0, (all_ > 0) & (same == 0)
+        smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=-1), same)
+        logs = np.log(np.where(occurs, smoothed / np.where(occurs, all_, 1), 1))
+        mean_log = logs.sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
+        brevity = np.minimum(0, 1 - gold_length / np.maximum(length, 1e-9))[..., 0]
+        return np.asarray(np.exp(mean_log + brevity) * (same.sum(axis=-1) > 0))
 
 
 @cache
@@ -93,12 +98,6 @@ def _bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize="char", effective_order=True)
-
-
-def _corpus_bleu(sums: list[float]) -> float:
-    predicted, gold, *ngrams = sums
-    score = _bleu().compute_bleu(ngrams[:4], ngrams[4:], predicted, gold, "exp", effective_order=True)
-    return float(score.score) / 100
 
 
 def normalised(text: str) -> str:
@@ -109,7 +108,7 @@ def normalised(text: str) -> str:
     one_case = folded(text)
     bare = "".join(c for c in one_case if c not in string.punctuation and unicodedata.category(c)[0] != "P")
     words = [word for word in bare.split() if word not in ("a", "an", "the")]
-    return " ".join(words or one_case.split())
+    return unicodedata.normalize("NFKC", " ".join(words or one_case.split()))
 
 
 def _equal(prediction: str, gold: str) -> float:

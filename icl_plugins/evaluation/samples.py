@@ -43,7 +43,7 @@ def read(sample: Sample) -> Counts:
     if isinstance(sample, list | tuple) and sample and isinstance(sample[0], Evaluation):
         return _read_evaluations(sample)
     try:
-        values = np.atleast_2d(np.asarray(sample, dtype=np.float64))
+        values = np.atleast_2d(np.asarray([] if sample is None else sample, dtype=np.float64))
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.ndim != 2 or not values.size:
@@ -76,9 +76,9 @@ def _read_evaluations(evaluations: Sequence[Evaluation]) -> Counts:
     return Counts(counts, metric.total, measured)
 
 
-@lru_cache(maxsize=12)
+@lru_cache(maxsize=48)
 def weights(items: int, stream: tuple[int, ...]) -> Draws:
-    """Return how often each item is drawn in each resample (B, N)."""
+    """Return how often each item, or seed, is drawn in each resample (B, N)."""
     rng = np.random.default_rng((*stream, 2))
     drawn = (np.bincount(rng.integers(items, size=items), minlength=items) for _ in range(RESAMPLES))
     return np.array(list(drawn), dtype=np.uint8)

@@ -139,8 +139,7 @@ def _by_seed(sample: Counts, stream: tuple[int, ...]) -> tuple[Array, Array]:
 def _resample_seeds(values: Array, stream: tuple[int, ...]) -> Array:
     """Return, for each row of values (B, S), their mean over S seeds drawn with replacement (B,)."""
     seeds = values.shape[1]
-    weights = np.random.default_rng(stream).multinomial(seeds, np.full(seeds, 1 / seeds), len(values))
-    return np.asarray((values * weights).sum(axis=1) / seeds)
+    return np.asarray((values * weights(seeds, stream)).sum(axis=1) / seeds)
 
 
 def _average(estimates: Sequence[_Estimate]) -> _Estimate:
