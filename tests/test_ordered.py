@@ -1,11 +1,23 @@
 """Ordered: what each order is, and what becomes of a selection that is put into it."""
 
+import json
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from icl_plugins import BM25, BestOfN, GradientMatching, KMeans, Pool, Random, Selection, Template
+from icl_plugins import (
+    BM25,
+    BestOfN,
+    GradientMatching,
+    KMeans,
+    ManyShotPrompt,
+    Pool,
+    Random,
+    Selection,
+    Template,
+)
+from icl_plugins.cli import run
 from icl_plugins.cli.methods import Order as OrderOption
 from icl_plugins.cli.methods import make_ordered
 from icl_plugins.errors import BudgetError, SettingError
@@ -291,6 +303,27 @@ def test_seed_and_proxy_are_the_methods_where_it_has_them_else_the_orders():
     ordered = make_ordered("search", "bm25", {"seed": 3, "proxy": "folder"}, {})[1]
     assert ordered == Ordered(BM25(), "search", seed=3, proxy="folder")
     assert make_ordered("greedy", "random", {"seed": 3}, {}) == (Random(seed=3),) * 2
+
+
+def test_the_command_line_writes_the_prompt_that_python_makes(pool, tmp_path, capsys):
+    data, out = tmp_path / "train.jsonl", tmp_path / "prompt.json"
+    data.write_text("".join(json.dumps(record) + "\n" for record in RECORDS), "utf-8")
+    command = [
+        "select",
+        str(data),
+        "-q",
+        r"Query: {text}\nIntent:",
+        "-a",
+        " {label}",
+        "-n",
+        "8",
+        "-o",
+        str(out),
+    ]
+    assert run([*command, "-m", "random", "--order", "shuffle", "--seed", "3", "--json"]) == 0
+    expected = Ordered(Random(seed=3), "shuffle", seed=3).select(pool, 8)
+    assert ManyShotPrompt.load(out).fingerprint == expected.to_prompt().fingerprint
+    assert json.loads(capsys.readouterr().out)["config"]["order"] == {"name": "shuffle", "seed": 3}
 
 
 @pytest.mark.parametrize(
