@@ -180,7 +180,7 @@ class LocalTarget:
 
     def _read(self, prefix: list[int]) -> "tuple[PrefixState, int]":
         """Return the state of the prefix, and how many of its tokens the last state already held."""
-        from icl_plugins.proxy.continuation import common_length
+        from icl_plugins.proxy.token_tree import common_length
 
         known = common_length(self._state.ids, tuple(prefix))
         if known == len(prefix):

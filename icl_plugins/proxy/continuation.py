@@ -1,11 +1,11 @@
 """Tokens of texts that begin alike, each with its choices: what is common is tokenized once."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from icl_plugins.proxy.encoding import Encoded, Tokens
+from icl_plugins.proxy.token_tree import common_length, put_behind
 
 # (texts, whether they begin a sequence) -> tokens of each, without any that the tokenizer puts at the end.
 Tokenize = Callable[[Sequence[str], bool], list[Tokens]]
@@ -34,17 +34,13 @@ class Request:
 
     def behind(self, length: int) -> list[Encoded]:
         """Return the choices as they come behind the first `length` tokens of the stem."""
-        rest = self.stem[length:]
-        return [
-            Encoded(rest + one.ids, len(rest) + one.answer_start, len(rest) + one.answer_stop)
-            for one in self.choices
-        ]
+        return [put_behind(self.stem[length:], choice) for choice in self.choices]
 
 
 class RequestEncoder:
     """Tokenizes texts as if each were alone, and the long text that they begin with only once.
 
-    tokens of the last such text are kept, so that a call for every query costs no more than one for all.
+    The tokens of the last such text are kept, so that a call for every query costs no more than one for all.
     """
 
     def __init__(self, tokenize: Tokenize) -> None:
@@ -54,15 +50,18 @@ class RequestEncoder:
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of each text."""
-        common = min(texts)[: common_length(min(texts), max(texts))]
+        lowest, highest = min(texts, default=""), max(texts, default="")
+        common = lowest[: common_length(lowest, highest)]
         cut = common_length(common, self._text)
         if 2 * cut <= len(common):
             self._text, self._tokens, cut = common, self._tokenize([common], True)[0], len(common)
-        kept, rests = behind(
-            self._tokenize, self._text[:cut], _cut(self._tokens, cut), [text[cut:] for text in texts]
-        )
-        ids, spans = self._tokens
-        return [(ids[:kept] + own_ids, spans[:kept] + own_spans) for own_ids, own_spans in rests]
+        ids, spans = _cut(self._tokens, cut)
+        tails = [text[cut:] for text in texts]
+        kept, first, rests = go_on(self._tokenize, self._text[:cut], (ids, spans), tails)
+        return [
+            (ids[:kept] + own, spans[:kept] + [(start + first, stop + first) for start, stop in own_spans])
+            for own, own_spans in rests
+        ]
 
     def requests(self, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Request | None]:
         """Return each text with its choices; None where a choice has no token, or no token before it."""
@@ -72,12 +71,15 @@ class RequestEncoder:
         ]
 
 
-def behind(tokenize: Tokenize, text: str, tokens: Tokens, tails: Sequence[str]) -> tuple[int, list[Tokens]]:
+def go_on(
+    tokenize: Tokenize, text: str, tokens: Tokens, tails: Sequence[str]
+) -> tuple[int, int, list[Tokens]]:
     """Return how many tokens of the text stay whatever follows, and for each tail those that come next.
 
-    Together they are the tokens of text + tail. Only the end of the text is tokenized again: where a token
-    begins at the same place both times, and its neighbours are the same, what follows does not depend on what
-    stood before. Nothing is kept where they differ.
+    Together they are the tokens of text + tail; spans of the next ones count from the character that is
+    returned in between. Only the end of the text is tokenized again: where a token begins at the same place
+    both times, and its neighbours are the same, what follows does not depend on what stood before. Nothing
+    is kept where they differ.
     """
     ids, spans = tokens
     joins = range(len(ids) - _OVERLAP, _OVERLAP, -1)
@@ -85,22 +87,19 @@ def behind(tokenize: Tokenize, text: str, tokens: Tokens, tails: Sequence[str]) 
     if join:
         first = spans[join - _OVERLAP][0]
         windows = tokenize([text[first:] + tail for tail in tails], False)
-        rests = [_rest(tokens, join, first, window) for window in windows]
+        around = ids[join - _AGREE : join + _AGREE]
+        rests = [_rest(window, spans[join][0] - first, around) for window in windows]
         if None not in rests:
-            return join, [rest for rest in rests if rest]
-    return 0, tokenize([text + tail for tail in tails], True)
+            return join, first, [rest for rest in rests if rest]
+    return 0, 0, tokenize([text + tail for tail in tails], True)
 
 
-def _rest(tokens: Tokens, join: int, first: int, window: Tokens) -> Tokens | None:
-    """Return the window's tokens from the join on; None if the whole text has others around it."""
-    (ids, spans), (own, own_spans) = tokens, window
-    place = spans[join][0] - first
-    at = next((at for at, (start, _) in enumerate(own_spans) if start >= place), 0)
-    if at < _AGREE or own_spans[at][0] != place:
-        return None
-    if own[at - _AGREE : at + _AGREE] != ids[join - _AGREE : join + _AGREE]:
-        return None
-    return own[at:], [(start + first, stop + first) for start, stop in own_spans[at:]]
+def _rest(window: Tokens, place: int, around: list[int]) -> Tokens | None:
+    """Return the window's tokens from the character on; None if the tokens around it are others."""
+    ids, spans = window
+    at = bisect_left(spans, place, key=lambda span: span[0])
+    agrees = at < len(spans) and spans[at][0] == place and ids[max(0, at - _AGREE) : at + _AGREE] == around
+    return (ids[at:], spans[at:]) if agrees else None
 
 
 def _cut(tokens: Tokens, length: int) -> Tokens:
@@ -111,31 +110,19 @@ def _cut(tokens: Tokens, length: int) -> Tokens:
 
 
 def _request(tokenize: Tokenize, text: str, tokens: Tokens, choices: Sequence[str]) -> Request | None:
-    kept, rests = behind(tokenize, text, tokens, choices)
+    kept, first, rests = go_on(tokenize, text, tokens, choices)
     encoded = []
     for ids, spans in rests:
-        answer = [at for at, (start, stop) in enumerate(spans) if stop > max(start, len(text))]
-        if not answer or kept + answer[0] == 0:
+        covering = [at for at, (start, stop) in enumerate(spans) if stop > start and stop + first > len(text)]
+        if not covering or kept + covering[0] == 0:
             return None
-        encoded.append(Encoded(ids, answer[0], answer[-1] + 1))
-    first, last = min(one.ids for one in encoded), max(one.ids for one in encoded)
-    shared = min(common_length(first, last), min(one.answer_start for one in encoded) - 1)
-    choices_behind = [
-        Encoded(one.ids[shared:], one.answer_start - shared, one.answer_stop - shared) for one in encoded
-    ]
-    return Request(tokens[0][:kept] + encoded[0].ids[:shared], choices_behind)
-
-
-def common_length(one: Any, other: Any) -> int:
-    """Return how many items two texts or lists begin with alike."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+        encoded.append(Encoded(ids, covering[0], covering[-1] + 1))
+    lowest, highest = min(one.ids for one in encoded), max(one.ids for one in encoded)
+    shared = min(common_length(lowest, highest), min(one.answer_start for one in encoded) - 1)
+    return Request(
+        tokens[0][:kept] + lowest[:shared],
+        [Encoded(one.ids[shared:], one.answer_start - shared, one.answer_stop - shared) for one in encoded],
+    )
 
 
 def shared_runs(stems: Sequence[list[int]]) -> list[tuple[int, list[int]]]:

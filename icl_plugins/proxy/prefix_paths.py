@@ -11,7 +11,7 @@ from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.forward import answer_losses, collate, frozen, head_input
 from icl_plugins.proxy.packed_row import PackedRow
 from icl_plugins.proxy.prefix_state import PrefixState, picked, shifted
-from icl_plugins.proxy.token_tree import answer_tree, grow
+from icl_plugins.proxy.token_tree import answer_tree, grow, put_behind
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -26,7 +26,7 @@ def score_tree(proxy: "Proxy", state: PrefixState, queries: Sequence[Sequence[En
     logits = row.feed(tree.tokens, tree.depths, tree.ancestors(), targets.nodes)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     at, tokens = torch.tensor([targets.at, targets.tokens], device=proxy.device)
-    log_p = logits[at, tokens].double() - logits.logsumexp(-1).double()[at]
+    log_p = logits.log_softmax(-1)[at, tokens].double()
     ends = np.cumsum([len(query) for query in queries])
     scores = np.bincount(targets.sequences, weights=log_p.cpu().numpy(), minlength=int(ends[-1]))
     return np.split(scores, ends[:-1])
@@ -36,7 +36,7 @@ def score_rows(proxy: "Proxy", state: PrefixState, examples: Sequence[Encoded]) 
     """Score each example (N,) in a row of its own, the state expanded for all; read again if it is empty."""
     with frozen(proxy.model), torch.no_grad():
         if not state.layers:
-            whole = collate([_behind(state.ids, one) for one in examples], proxy.device)
+            whole = collate([put_behind(state.ids, one) for one in examples], proxy.device)
             losses = answer_losses(proxy.model, whole, None, slice_head=proxy.slice_head, tail=proxy.tail)
             return -losses.double().cpu().numpy()
         batch = collate(examples, proxy.device)
@@ -50,11 +50,6 @@ def score_rows(proxy: "Proxy", state: PrefixState, examples: Sequence[Encoded]) 
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_p = -torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none").double()
     return log_p.new_zeros(len(batch.ids)).index_add(0, batch.rows, log_p).cpu().numpy()
-
-
-def _behind(prefix: Sequence[int], example: Encoded) -> Encoded:
-    ids, shift = [*prefix, *example.ids], len(prefix)
-    return Encoded(ids, example.answer_start + shift, example.answer_stop + shift)
 
 
 def generate_packed(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,19 +46,33 @@ class Targets:
 def grow(sequences: Sequence[Sequence[int]]) -> tuple[TokenTree, list[list[int]]]:
     """Return the tree of the sequences, and the nodes of each sequence in order."""
     tree, found = TokenTree([], [], []), dict[tuple[int, int], int]()
-    paths = []
-    for sequence in sequences:
-        node, path = -1, []
-        for depth, token in enumerate(sequence):
-            child = found.setdefault((node, token), len(tree.tokens))
-            if child == len(tree.tokens):
+    paths: list[list[int]] = []
+    for row, sequence in enumerate(sequences):
+        # Neighbours are mostly choices of one question, whose path is not walked again.
+        known = common_length(sequence, sequences[row - 1]) if row else 0
+        path = paths[-1][:known] if row else []
+        for depth, token in enumerate(sequence[known:], known):
+            parent = path[-1] if path else -1
+            node = found.setdefault((parent, token), len(tree.tokens))
+            if node == len(tree.tokens):
                 tree.tokens.append(token)
-                tree.parents.append(node)
+                tree.parents.append(parent)
                 tree.depths.append(depth)
-            node = child
             path.append(node)
         paths.append(path)
     return tree, paths
+
+
+def common_length(one: Any, other: Any) -> int:
+    """Return how many items two texts, lists or tuples begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def answer_tree(sequences: Sequence[Encoded]) -> tuple[TokenTree, Targets]:
@@ -76,3 +91,9 @@ def answer_tree(sequences: Sequence[Encoded]) -> tuple[TokenTree, Targets]:
             targets.sequences.append(row)
     targets.nodes.extend(index)
     return tree, targets
+
+
+def put_behind(tokens: Sequence[int], example: Encoded) -> Encoded:
+    """Return the example with tokens in front of it."""
+    shift = len(tokens)
+    return Encoded([*tokens, *example.ids], example.answer_start + shift, example.answer_stop + shift)

@@ -24,8 +24,9 @@ def context_losses(
     Raises TooLongError when demonstrations and a question do not fit the proxy.
     """
     from icl_plugins.proxy.chat import PlainText
-    from icl_plugins.proxy.continuation import RequestEncoder, common_length
+    from icl_plugins.proxy.continuation import RequestEncoder
     from icl_plugins.proxy.shared_prefix import SharedPrefix
+    from icl_plugins.proxy.token_tree import common_length
 
     context = "".join(text + separator for text in demonstrations)
     encoder = RequestEncoder(PlainText(proxy.encoder).tokenize)
