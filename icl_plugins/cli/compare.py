@@ -36,7 +36,7 @@ is kept in the folder: the same command goes on after an interruption, and costs
 """
 
 # the columns that fit a terminal; comparison.md has all
-_SHOWN = ("shots", "method", "mean", "gain over random", "p", "label KL")
+_SHOWN = ("shots", "method", "mean", "gain over random", "p")
 
 ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="A YAML or JSON file.")]
 Out = Annotated[
@@ -57,7 +57,7 @@ Variables = Annotated[
 def compare(config: ConfigFile, out: Out, variables: Variables = None, as_json: Json = False) -> Result:
     """Compare selectors on a target: methods x shots x seeds x data sets, with intervals."""
     from icl_plugins.artefacts import atomic_write
-    from icl_plugins.cli.compared import make_room, make_target
+    from icl_plugins.cli.compared import make_room, make_target, shared_proxy
     from icl_plugins.cli.progress import shown_progress
     from icl_plugins.evaluation.compare import compare as run
     from icl_plugins.evaluation.config_file import read_config
@@ -68,10 +68,10 @@ def compare(config: ConfigFile, out: Out, variables: Variables = None, as_json: 
     datasets = [load_data(checked, data) for data in checked.datasets]
     target = make_target(checked.target)
     parts = [(data, make_room(checked.target, target, data)) for data in datasets]
-    proxy = getattr(target, "proxy", None)
-    loaded = {} if proxy is None else {checked.target.model: proxy}
     with shown_progress(downloads=True, stages=[data.config.name for data in datasets]):
-        comparison = run(checked, parts, target, out, source=source, loaded=loaded)
+        comparison = run(
+            checked, parts, target, out, source=source, loaded=shared_proxy(checked.target, target)
+        )
     comparison.save(out / "comparison.json")
     atomic_write(out / "comparison.md", markdown(comparison))
     return _result(comparison, out, as_json)
@@ -89,7 +89,7 @@ def _result(comparison: "Comparison", out: Path, as_json: bool) -> Result:
     datasets = {run.data for run in comparison.runs}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in _SHOWN:
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for at, row in enumerate(found):
         if at and row.asked != found[at - 1].asked:
             table.add_row()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from icl_plugins.evaluation.config import TargetConfig
     from icl_plugins.evaluation.datasets import DataSet
     from icl_plugins.evaluation.target import Target
+    from icl_plugins.proxy.model import Proxy
 
 _SECRET = "api_key"  # noqa: S105  # the name of a setting
 
@@ -43,6 +44,12 @@ def make_target(config: "TargetConfig") -> "Target":
             raise unknown_name(f"target.settings.{name}", name, {*known} - {_SECRET}, "settings")
     target: Target = make(config.model, **config.settings)
     return target
+
+
+def shared_proxy(config: "TargetConfig", target: "Target") -> "dict[str, Proxy]":
+    """Return the model of a local target under its name, if a proxy of that name would be loaded alike."""
+    alike = config.kind == "local" and not {"device", "dtype"} & {*config.settings}
+    return {config.model: getattr(target, "proxy")} if alike else {}  # noqa: B009
 
 
 def make_room(config: "TargetConfig", target: "Target", data: "DataSet") -> Room:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -62,8 +62,9 @@ class Chooser:
         method, data = self._config.methods[cell.method], self._data
         shots, limit = self._limits(method, cell)
         given = self._given(method, cell.seed, shots)
+        plain = settings(replace(method, order="greedy").selector_of(**given))
+        made_from = [{**plain, "tokenizer": None}, method.quotas, method.order, cell.seed]
         models = given["proxy"].fingerprint if "proxy" in given else {}
-        made_from = {**asdict(method), "seeds": None, "seed": cell.seed, "sets": given.get("sets")}
         limits = [shots, limit and [limit, self._room.fixed, self._room.tokens.name]]
         key = fingerprint(
             icl_plugins.__version__,

@@ -139,8 +139,9 @@ def _gain(gain: Difference | None) -> str:
 
 _LEGEND = """\
 Means in points (hundredths of the metric) with 95 % intervals over items and seeds; gain: over random on the
-same items. Shots, label KL (selection against pool, nats), tokens of the prompt with the longest query,
-seconds and cost are means of the runs. Choosing has all of the proxy's work in it, also where runs share it.
+same items; p: of each line by itself. Shots, label KL (selection against pool, nats), tokens of the prompt
+with the longest query, seconds and cost are means of the runs. Choosing has all of the proxy's work in it,
+also where runs share it.
 """
 
 

@@ -11,7 +11,7 @@ from icl_plugins import BestOfN, GradientMatching, ManyShotPrompt, Proxy, Random
 from icl_plugins.errors import DataError, SettingError, StoreLockedError, TargetError
 from icl_plugins.evaluation.choosing import Cell, Chooser, _timed
 from icl_plugins.evaluation.compare import compare
-from icl_plugins.evaluation.config import Config, DataConfig, MethodConfig
+from icl_plugins.evaluation.config import CONTROLS, Config, DataConfig, MethodConfig
 from icl_plugins.evaluation.datasets import load_data
 from icl_plugins.evaluation.equal_cost import Price, matching_price, set_price
 from icl_plugins.evaluation.room import PlainTokens, Room
@@ -20,12 +20,13 @@ from icl_plugins.evaluation.target import Answer, Usage
 LABELS = ("card", "rate", "phone")
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}")
 QUICK = {"prefix_length": 2, "epochs": 2, "batch_size": 8}
-METHODS = {
-    "matching": MethodConfig("GradientMatching", QUICK),
+CHEAP = {  # controls that cost little
     "random": MethodConfig("Random", seeds=2),
+    "stratified_random": MethodConfig("Random", quotas="proportional", seeds=1),
+    "kmeans": MethodConfig("Similarity"),
     "best_of_n": MethodConfig("BestOfN", {"sets": 2, "held_out": 4}, seeds=1),
-    "kmeans": MethodConfig("KMeans", seeds=1),
 }
+METHODS = {**CHEAP, "matching": MethodConfig("GradientMatching", QUICK)}
 
 
 class Guesser:
@@ -91,7 +92,7 @@ def run(reader, tmp_path):
 
 
 def _config(*datasets, shots=(2, 3), methods=METHODS, **settings):
-    return Config(tuple(datasets), shots, methods, **{"proxy": "tiny", "seeds": 1, **settings})
+    return Config(tuple(datasets), shots, {**CHEAP, **methods}, **{"proxy": "tiny", "seeds": 1, **settings})
 
 
 def _without_seconds(comparison):
@@ -111,7 +112,7 @@ def test_each_run_is_what_its_selector_chooses(files, run, reader):
     config = _config(files())
     data = load_data(config, config.datasets[0])
     runs = {(r.method, r.asked, r.seed): r for r in run(config).runs}
-    assert {method for method, _, _ in runs} == {*METHODS, "stratified_random"}
+    assert {method for method, _, _ in runs} == {*METHODS}
     expected = {
         ("random", 3, 1): Random(seed=1).select(data.pool, 3),
         ("matching", 3, 0): GradientMatching(proxy=reader, **QUICK).select(data.pool, 3),
@@ -235,7 +236,7 @@ def test_a_repeated_run_asks_and_chooses_nothing_and_gives_the_same_bytes(files,
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TargetError("down", expected="up", fix="start it")])
 def test_an_interrupted_run_goes_on_where_it_stopped(files, run, error):
-    config = _config(files(), methods={"random": MethodConfig("Random", seeds=2)}, shots=(2,))
+    config = _config(files(), methods={}, shots=(2,))
     whole = Guesser()
     expected = run(config, whole, folder="whole")
     target = Guesser(patience=7, error=error)
@@ -367,8 +368,7 @@ def test_the_price_of_a_row_is_the_sum_of_its_tokens():
 
 
 def test_best_of_n_at_equal_cost_tries_as_many_sets_as_the_price_allows(files, reader, tmp_path):
-    methods = {"matching": MethodConfig("GradientMatching", QUICK), "random": METHODS["random"]}
-    config = _config(files(), methods=methods)
+    config = _config(files(), methods={**METHODS, "best_of_n": CONTROLS["best_of_n"]})
     data = load_data(config, config.datasets[0])
     room = Room.of(PlainTokens.of("tiny", reader.count_tokens, data), 400, data)
     chooser = Chooser(config, data, room, lambda name: reader, tmp_path)
