@@ -93,8 +93,9 @@ def fault_server():
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 content = content[: len(content) // 2] if reply.half else content
-                for start in range(0, len(content), 1 if reply.drip else len(content)):
-                    self.wfile.write(content[start : start + 1] if reply.drip else content)
+                step = 1 if reply.drip else len(content) or 1
+                for start in range(0, len(content), step):
+                    self.wfile.write(content[start : start + step])
                     if server.closing.wait(reply.drip):
                         return
             except OSError:  # the client went away

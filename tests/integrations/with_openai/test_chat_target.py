@@ -36,7 +36,6 @@ def test_a_real_server_is_answered_as_the_bare_client_is(server, prompt, layout)
             expected = reply.choices[0].message.content
             assert answer.text == expected if expected else "no text" in answer.error
             assert answer.usage.prompt_tokens == reply.usage.prompt_tokens
-            assert answer.usage.prompt_tokens == KnownModel.of(server.model).count(messages)
             assert answer.usage.completion_tokens == reply.usage.completion_tokens
             assert answer.usage.cost is None and answer.seconds > 0
 
