@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 from icl_plugins.errors import DataError, SettingError, TargetError
 from icl_plugins.evaluation.answers import folded, stripped
@@ -121,21 +121,23 @@ def _labels(choices: Choices | None, items: int) -> list[Labels]:
     """Return the choices of each item; empty where none are known."""
     if choices is None:
         return [()] * items
-    shared = tuple(choice for choice in choices if isinstance(choice, str))
-    of_items = [shared] * items if shared else [tuple(own) for own in choices]
-    texts = all(own and all(isinstance(choice, str) for choice in own) for own in set(of_items))
-    mixed = 0 < len(shared) < len(choices)
-    if isinstance(choices, str) or mixed or len(of_items) != items or not texts:
+    lists = [choices] * items if _are_texts(choices) else choices
+    if isinstance(choices, str) or len(lists) != items or not all(map(_are_texts, lists)):
         raise SettingError(
             f"choices={choices!r:.80} for {items} items",
             expected="a list of texts, or one such list for each item",
             fix="pass label_choices(pool) or item_choices(items)",
         )
-    return of_items
+    return [tuple(map(str, own)) for own in lists]
+
+
+def _are_texts(values: object) -> bool:
+    listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+    return listed and all(isinstance(value, str) for value in cast(Sequence[object], values))
 
 
 def _golds(answers: Sequence[str], queries: Sequence[Query], metric: Metric) -> tuple[str, ...]:
-    chosen = bool(queries[0].choices)
+    chosen = queries[0].choices
     golds = [answer.strip() if chosen else metric.read(answer) or "" for answer in answers]
     unread = [query.name for query, gold in zip(queries, golds, strict=True) if not gold]
     if unread:
@@ -148,25 +150,23 @@ def _golds(answers: Sequence[str], queries: Sequence[Query], metric: Metric) -> 
         raise DataError(
             f"no item has one of its choices as answer, such as {golds[0]!r:.80}",
             expected=f"answers such as {queries[0].choices[0].strip()!r:.80}",
-            fix="pass the choices as the template renders them: label_choices(pool) or item_choices(items)",
+            fix="pass label_choices(pool) or item_choices(items)",
         )
     return tuple(golds)
 
 
 def _unreachable(golds: Sequence[str], queries: Sequence[Query]) -> int:
     """Count golds that are none of the choices."""
-    return sum(
-        bool(query.choices) and gold not in stripped(query.choices)
-        for gold, query in zip(golds, queries, strict=True)
-    )
+    pairs = zip(golds, queries, strict=True)
+    return sum(bool(query.choices) and gold not in stripped(query.choices) for gold, query in pairs)
 
 
 def _errors(predicted: Predicted) -> dict[int, str]:
-    answers = [one.answer for one in predicted.asked]
-    errors = {item: answer.error for item, answer in enumerate(answers) if answer.error is not None}
-    if len(errors) == len(answers):
+    asked = predicted.asked
+    errors = {item: one.answer.error for item, one in enumerate(asked) if one.answer.error is not None}
+    if len(errors) == len(asked):
         raise TargetError(
-            f"all {len(answers)} requests failed, the first with: {errors[0]}",
+            f"all {len(asked)} requests failed, the first with: {errors[0]}",
             expected="answers",
             fix="mend that; the next run asks again",
         )
