@@ -12,6 +12,7 @@ _WRAPPING = " \t\r\n\"'`“”‘’«»*_.,;:!()[]"
 _PARTS = re.compile(r"[\s_\-]+|(?<=[a-z0-9])(?=[A-Z])")
 _NUMBER = re.compile(r"(?:(?<![\w.)\]])([-−]))?\$?\s?(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(\.\d+)?")
 _MARK = "####"
+_BRACKETED = re.compile(r"(?<!\w)\w\)")
 
 
 def label_choices(pool: Pool) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ def _named(line: str, labels: tuple[str, ...]) -> list[str]:
     """Return the labels that a line names, those inside a longer one apart."""
     line = unicodedata.normalize("NFKC", line)
     listed = re.match(r"\W*(\w)\s*[).:](?!\w)", line)
-    if listed and listed[1] in labels:  # "B. A dog"
+    if listed and listed[1] in labels and not _BRACKETED.search(line, listed.end()):  # "B. A dog"
         return [listed[1]]
     spans = [(*found.span(), label) for label in labels for found in _pattern(label).finditer(line)]
     whole = {

@@ -41,10 +41,10 @@ def choose(
     The choices go to the target as they continue the request. calibrate: as `evaluate` says.
     """
     sent = [Query(query.name, query.fields, continued(query.choices, prompt, target)) for query in queries]
-    asked = ask(prompt, target, sent, max_tokens=None, store=store)
     free = _content_free(prompt, sent) if calibrate else []
     besides = ask(prompt, target, free, max_tokens=None, store=store) if free else []
     priors = _priors(free, besides)
+    asked = ask(prompt, target, sent, max_tokens=None, store=store)
     predictions = tuple(
         None
         if one.answer.scores is None

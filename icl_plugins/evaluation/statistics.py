@@ -78,7 +78,8 @@ def average_difference(pairs: Sequence[tuple[Sample, Sample]], *, seed: int = 0)
     Samples and interval as in `average_interval`; seeds are no pairs. p is that of a paired sign-flip test:
     under the null hypothesis each item could have exchanged its answers between a and b. Where a side has
     several seeds, it is not below that of min F', which asks whether the difference holds for other items
-    and for other seeds (Student's t, Satterthwaite's degrees of freedom); it errs on the safe side.
+    and for other seeds (Student's t, Satterthwaite's degrees of freedom). That errs on the safe side, but for
+    two seeds that differ a lot: then a true null hypothesis is rejected at 0.05 in 0.08 of the cases.
     """
     counts = [read_pair(a, b) for a, b in pairs]
     estimate = _average([_of_pair(a, b, (seed, at)) for at, (a, b) in enumerate(counts)])

@@ -79,6 +79,8 @@ def test_labels_that_are_like_each_other_are_told_apart(text, labels, read):
         ("The answer is B.", "B"),
         ("I think a dog", None),
         ("A or B", None),
+        ("(A) or (B)", None),
+        ("A) or maybe B)", None),
         ("Because", None),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from small_targets import LABELS, TEMPLATE, Scorer, Writer, pool, prompt
 
 from icl_plugins import ManyShotPrompt, Pool, Template
-from icl_plugins.errors import DataError, SettingError, TargetError, TooLongError
+from icl_plugins.errors import DataError, SettingError, TargetError, TemplateError, TooLongError
 from icl_plugins.evaluation.answers import item_choices, label_choices
 from icl_plugins.evaluation.evaluate import evaluate
 from icl_plugins.evaluation.local import LocalTarget
@@ -408,6 +408,17 @@ def test_calibration_without_an_answer_to_the_content_free_input_is_told():
 
     with pytest.raises(TargetError, match="no log-probabilities for the content-free input 'N/A'"):
         evaluate(prompt(), pool(6), Refusing(), choices=LABELS, calibrate=True)
+
+
+def test_calibration_of_a_question_that_reads_into_a_field_is_refused_before_anything_is_asked():
+    template = Template("{meta.text}?", " {label}")
+    items = Pool.from_records(
+        [{"meta": {"text": f"is {row}"}, "label": LABELS[0]} for row in (1, 2)], template
+    )
+    target = Scorer()
+    with pytest.raises(TemplateError, match="str has no fields"):
+        evaluate(ManyShotPrompt(template, (), ()), items, target, choices=LABELS, calibrate=True)
+    assert not target.asked
 
 
 @pytest.mark.parametrize(
