@@ -35,7 +35,7 @@ DARK = {
     "series-1": "#81c8ff",
     "series-2": "#f4a500",
     "series-3": "#04ffdc",
-    "series-4": "#a5699a",
+    "series-4": "#925a86",
     "series-5": "#e5f062",
     "series-6": "#9f82f3",
     "series-7": "#d36018",

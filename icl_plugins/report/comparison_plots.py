@@ -54,7 +54,7 @@ def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
         "intervals over items and seeds."
     )
     table = _table(f"{metric} in points", methods, {"mean [95 % interval]": lambda row: texts(row)[2]})
-    return Plot(f"{name}-value", f"{_capital(metric)} against shots", description, table, draw)
+    return Plot(f"{name}-value", f"{_capital(metric)} against shots", description, table, draw, (4.4, 3.8))
 
 
 def gain_plot(name: str, methods: ByMethod) -> Plot:

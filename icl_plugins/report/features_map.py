@@ -21,14 +21,16 @@ class FeatureMap:
     """Rows of a pool in the plane.
 
     rows: (M,) of the pool, the chosen ones first, in their order. points: (M, 2). explained: the share of
-    the variance along each axis. source: of what the points are. random_range: the central 95 % of J of
-    random sets, as factors of its root mean square; None where the features are not those of the objective.
+    the variance along each axis. source: of what the points are. available: the number of rows that M were
+    drawn from. random_range: the central 95 % of J of random sets, as factors of its root mean square; None
+    where the features are not those of the objective.
     """
 
     rows: np.ndarray
     points: np.ndarray
     explained: tuple[float, float]
     source: str
+    available: int
     random_range: tuple[float, float] | None = None
 
 
@@ -44,7 +46,7 @@ def feature_map(selection: "Selection", features: Any = None) -> FeatureMap:
         rows = sampled_rows(np.arange(len(selection.pool)), selection.indices)
         vectors, source = _embeddings(selection, rows)
         points, explained, _ = project(Features.of(vectors))
-        return FeatureMap(rows, points, explained, source)
+        return FeatureMap(rows, points, explained, source, len(selection.pool))
     features = Features.of(features)
     present = np.arange(len(features)) if features.rows is None else features.rows
     if len(features.blocks[0]) != len(selection.pool) or not np.isin(selection.indices, present).all():
@@ -57,7 +59,7 @@ def feature_map(selection: "Selection", features: Any = None) -> FeatureMap:
     features = features.take(np.searchsorted(present, rows))
     features.largest()  # refuses NaN and infinity
     points, explained, random_range = project(features)
-    return FeatureMap(rows, points, explained, "features", random_range)
+    return FeatureMap(rows, points, explained, "features", len(present), random_range)
 
 
 def sampled_rows(rows: np.ndarray, chosen: Sequence[int]) -> np.ndarray:

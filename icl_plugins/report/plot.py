@@ -64,8 +64,9 @@ class Plot:
         """Return the figure with its description and, folded, its data."""
         svg = inline_svg(self.file("svg"), self.name, self.title, self.description)
         data = element("details", element("summary", f"Data: {self.title}"), scrolling_table(self.table))
-        caption = element("figcaption", element("h3", self.title), element("p", self.description))
-        return element("figure", caption, svg, data, class_="plot")
+        heading = f"{self.name}-heading"
+        caption = element("figcaption", element("h3", self.title, id=heading), element("p", self.description))
+        return element("figure", caption, svg, data, class_="plot", aria_labelledby=heading)
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg and NAME.png in light colours; raises ArtefactError."""

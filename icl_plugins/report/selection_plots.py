@@ -167,6 +167,8 @@ def map_plot(selection: "Selection", found: "FeatureMap") -> Plot:
             ["chosen", *names],
             loc="outside lower left",
             ncols=2,
+            columnspacing=1,
+            fontsize=8,
             handletextpad=0.2,
             markerscale=1.5,
         )
@@ -182,7 +184,7 @@ def map_plot(selection: "Selection", found: "FeatureMap") -> Plot:
 
 
 def _others(selection: "Selection", found: "FeatureMap") -> str:
-    drawn, others = len(found.rows) - len(selection), len(selection.pool) - len(selection)
+    drawn, others = len(found.rows) - len(selection), found.available - len(selection)
     if drawn == others:
         return f"all {others:,} others"
     return f"{drawn:,} of the {others:,} others, drawn at random"
