@@ -22,8 +22,8 @@ class ChatTarget:
 
     base_url: None is DeepSeek's for names that begin with "deepseek-", else OPENAI_BASE_URL or OpenAI's own.
     api_key: else from the environment variable `api_key_env`, by default DEEPSEEK_API_KEY on DeepSeek's host
-    and OPENAI_API_KEY on all others; a server of one's own may need none. The key is in no repr, copy,
-    pickle, message or fingerprint. temperature, seed: None is not sent. timeout: seconds for one try.
+    and OPENAI_API_KEY on all others; a server of one's own may need none. No repr, pickle, error, log or
+    fingerprint shows the key. temperature, seed: None is not sent. timeout: seconds for one try.
     retries: of what may pass (status 408, 409, 425, 429, 5xx, cut connections, time-outs), the first after
     about `backoff` seconds, then twice as long, never sooner than the server's Retry-After. known: whose
     prices hold, by default those of the model where the server is OpenAI's or DeepSeek's.
