@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
 _OF_AN_API = (
-    "for a model behind an API pass openai_icl.ChatTokens(Target.of(name)) as tokenizer, "
+    "for a model behind an API pass openai_icl.ChatTokens(KnownModel.of(name)) as tokenizer, "
     "on the command line --target, or --model to count"
 )
 Counter = Callable[[Sequence[str]], list[int]]
