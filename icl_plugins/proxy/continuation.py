@@ -83,9 +83,10 @@ def go_on(
     """
     ids, spans = tokens
     joins = range(len(ids) - _OVERLAP, _OVERLAP, -1)
-    join = next((at for at in joins if spans[at][0] >= spans[at - 1][1]), 0)
-    if join:
-        first = spans[join - _OVERLAP][0]
+    join = next((at for at in joins if spans[at][0] >= spans[at - 1][1]), _OVERLAP)
+    # Tokenizers cut a text at its spaces, then its words: begun inside a number it may be cut differently.
+    first = max(text.rfind(space, 0, spans[join - _OVERLAP][0]) for space in " \n") if joins else -1
+    if first >= 0:
         windows = tokenize([text[first:] + tail for tail in tails], False)
         around = ids[join - _AGREE : join + _AGREE]
         rests = [_rest(window, spans[join][0] - first, around) for window in windows]
