@@ -6,6 +6,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -147,35 +148,58 @@ def test_a_folder_that_cannot_be_made_is_refused(compare):
     assert code == 3 and "'out'" in err
 
 
-class _Refuses(BaseHTTPRequestHandler):
-    asked = 0
-
-    def do_POST(self):
-        type(self).asked += 1
-        self.send_response(401)
-        self.end_headers()
-        self.wfile.write(b'{"error": {"message": "Incorrect API key provided: sk-secret"}}')
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def refusing_server():
-    """A server to which every key is wrong."""
-    server = HTTPServer(("127.0.0.1", 0), _Refuses)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def server():
+    """A server that gives every request the reply that a test sets, and keeps what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            found.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(found.status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(found.body).encode())
+
+        def log_message(self, *args):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    found = SimpleNamespace(url=f"http://127.0.0.1:{http.server_port}/v1", asked=[], status=200, body={})
+    Thread(target=http.serve_forever, daemon=True).start()
+    yield found
+    http.shutdown()
+    http.server_close()
 
 
-def test_a_wrong_key_stops_at_once_with_the_code_of_the_target(compare, refusing_server, monkeypatch):
+def test_a_target_behind_an_api_is_asked_once_for_each_prompt_and_item(compare, server):
+    pytest.importorskip("openai")
+    message = {"role": "assistant", "content": "card"}
+    server.body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "micro",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 50, "completion_tokens": 2, "total_tokens": 52},
+    }
+    target = {"kind": "openai", "model": "micro", "settings": {"base_url": server.url, "concurrency": 1}}
+    for _ in range(2):
+        assert compare(target=target, shots=[2])[0] == 0
+    comparison = Comparison.load("out/comparison.json")
+    prompts = {(run.data, run.evaluation.prompt) for run in comparison.runs}
+    assert len(server.asked) == 5 * len(prompts)
+    assert {len(body["messages"]) for body in server.asked} == {2 * 2 + 1}
+    assert {run.evaluation.value for run in comparison.runs} == {0.6}
+    assert {run.evaluation.prompt_tokens for run in comparison.runs} == {250}
+
+
+def test_a_wrong_key_stops_at_once_with_the_code_of_the_target(compare, server, monkeypatch):
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    settings = {"base_url": refusing_server, "concurrency": 1}
+    server.status, server.body = 401, {"error": {"message": "Incorrect API key provided: sk-secret"}}
+    settings = {"base_url": server.url, "concurrency": 1}
     code, out, err = compare(target={"kind": "openai", "model": "micro", "settings": settings}, shots=[2])
-    assert code == 5 and _Refuses.asked == 1
+    assert code == 5 and len(server.asked) == 1
     assert "sk-secret" not in out + err
     assert not any(b"sk-secret" in path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
 

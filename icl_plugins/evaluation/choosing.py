@@ -1,7 +1,7 @@
 """The selections of a comparison, each made once and kept as a prompt in the folder of the comparison."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -44,11 +44,23 @@ class Chosen:
     objective: float | None
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How a cell's selection is made: the selector's own fields, the limits, and where its prompt is kept."""
+
+    method: MethodConfig
+    given: Mapping[str, Any]
+    shots: int | None
+    limit: int | None
+    path: Path
+
+
 class Chooser:
     """Makes the selections of one data set, and keeps prompts and gradients in a folder.
 
     A prompt is kept under all that it depends on: pool, instruction, method, proxy, seed and limits. The
-    gradients of a tuning and seed are computed once. Selectors see the pool alone, never an item.
+    gradients of a tuning and seed are computed once, and a nested method chooses once for all numbers of
+    shots. Selectors see the pool alone, never an item.
     """
 
     def __init__(
@@ -59,6 +71,14 @@ class Chooser:
 
     def choose(self, cell: Cell) -> Chosen:
         """Return what a cell's method chooses; raises BudgetError and what its selector raises."""
+        plan = self._plan(cell)
+        if not plan.path.exists():
+            self._make(cell, plan)
+        prompt = ManyShotPrompt.load(plan.path)
+        facts: Any = prompt.provenance[_FACTS]
+        return Chosen(prompt, **facts)
+
+    def _plan(self, cell: Cell) -> _Plan:
         method, data = self._config.methods[cell.method], self._data
         shots, limit = self._limits(method, cell)
         given = self._given(method, cell.seed, shots)
@@ -73,15 +93,26 @@ class Chooser:
             canonical_json([made_from, models, limits]),
         )
         asked = "max" if cell.asked is None else cell.asked
-        path = (
-            self._folder / "prompts" / f"{data.config.name}-{cell.method}-{asked}-{cell.seed}-{key[:16]}.json"
+        name = f"{data.config.name}-{cell.method}-{asked}-{cell.seed}-{key[:16]}.json"
+        return _Plan(method, given, shots, limit, self._folder / "prompts" / name)
+
+    def _make(self, cell: Cell, plan: _Plan) -> None:
+        """Choose, and save the prompt; of a nested method those of all numbers of shots that fit."""
+        plans = [plan]
+        if plan.method.nested and plan.limit is None:
+            numbers = [shots for shots in self._config.shots if shots != "max" and self._room.holds(shots)]
+            plans = [self._plan(replace(cell, asked=shots)) for shots in sorted(numbers)]
+        selector, most = plan.method.selector_of(**plan.given), plans[-1]
+        selection, seconds = _timed(
+            lambda: selector.select(
+                self._data.pool, most.shots, max_tokens=most.limit, quotas=plan.method.quotas
+            ),
+            plan.given.get("store"),
         )
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            self._make(method, given, shots, limit).save(path)
-        prompt = ManyShotPrompt.load(path)
-        facts: Any = prompt.provenance[_FACTS]
-        return Chosen(prompt, **facts)
+        plan.path.parent.mkdir(exist_ok=True)
+        for one in (one for one in plans if not one.path.exists()):
+            head = selection.head(one.shots or len(selection)) if len(plans) > 1 else selection
+            self._prompt(head, seconds).save(one.path)
 
     def _limits(self, method: MethodConfig, cell: Cell) -> tuple[int | None, int | None]:
         """Return shots and max_tokens; no budget where so many demonstrations fit, whichever they are."""
@@ -122,16 +153,10 @@ class Chooser:
         one = set_price(prices[1], lengths[1], shots, best.held_out)
         return max(1, round(matching_price(prices[0], lengths[0], selector) / one))
 
-    def _make(
-        self, method: MethodConfig, given: dict[str, Any], shots: int | None, limit: int | None
-    ) -> ManyShotPrompt:
-        selector, pool = method.selector_of(**given), self._data.pool
-        selection, seconds = _timed(
-            lambda: selector.select(pool, shots, max_tokens=limit, quotas=method.quotas), given.get("store")
-        )
+    def _prompt(self, selection: Selection, seconds: float) -> ManyShotPrompt:
         report = selection.report()
         facts = {
-            "tokens": self._room.tokens.total(pool, selection.indices),
+            "tokens": self._room.tokens.total(self._data.pool, selection.indices),
             "label_kl": report["label_kl"],
             "select_seconds": round(seconds, 3),
             "objective": (report["objective"] or {}).get("final"),

@@ -113,10 +113,10 @@ def _words(cell: Cell) -> str:
 
 
 def _check_shots(config: Config, data: DataSet, room: Room) -> None:
-    numbers = [shots for shots in config.shots if shots != "max"]
-    if max(numbers, default=1) >= len(data.pool):
+    most = max((shots for shots in config.shots if shots != "max"), default=1)
+    if most >= len(data.pool):
         raise SettingError(
-            f"{max(numbers)} shots from the {len(data.pool)} examples of {data.config.name}",
+            f"{most} shots from the {len(data.pool)} examples of {data.config.name}",
             expected="more examples in the pool than shots",
             fix="lower shots, or raise pool",
         )

@@ -18,6 +18,7 @@ EQUAL_COST = "equal_cost"
 
 # what a comparison sets itself, the same for all methods
 _OURS = ("seed", "store", "tokenizer")
+_RANK = ("BM25", "LatentBayesian", "Random", "Similarity")
 _SELECTORS = ("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity")
 
 
@@ -109,6 +110,13 @@ class MethodConfig:
     def equal_cost(self) -> bool:
         """Whether BestOfN tries as many sets as gradient matching would have time for."""
         return self.selector == "BestOfN" and self.settings.get("sets") == EQUAL_COST
+
+    @property
+    def nested(self) -> bool:
+        """Whether the first k that are chosen are what is chosen for k shots, where no token budget binds."""
+        without_swaps = self.selector == "GradientMatching" and getattr(self.selector_of(), "swaps", 1) == 0
+        ranks = without_swaps or self.selector in _RANK
+        return ranks and self.quotas is None and self.order == "greedy"
 
     @property
     def needs_proxy(self) -> bool:

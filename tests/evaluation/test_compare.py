@@ -289,6 +289,42 @@ def test_gradients_are_computed_once_for_each_seed_and_counted_in_every_run(
         )
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        MethodConfig("Random"),
+        MethodConfig("BM25"),
+        MethodConfig("Similarity"),
+        MethodConfig("LatentBayesian", QUICK),
+        MethodConfig("GradientMatching", {**QUICK, "swaps": 0}),
+    ],
+    ids=lambda method: method.selector,
+)
+def test_a_nested_method_chooses_once_what_it_would_choose_for_each_number(files, reader, tmp_path, method):
+    config = _config(files(), methods={"nested": method}, shots=(5, 2, "max"))
+    data = load_data(config, config.datasets[0])
+    room = Room.of(PlainTokens.of("tiny", reader.count_tokens, data), 300, data)
+    chooser = Chooser(config, data, room, lambda name: reader, tmp_path)
+    chosen = {shots: chooser.choose(Cell("nested", shots, 3)) for shots in (2, 5, None)}
+    assert chosen[2].select_seconds == chosen[5].select_seconds
+    for shots, one in chosen.items():
+        selector = method.selector_of(seed=3, proxy=reader, tokenizer=room.tokens)
+        alone = selector.select(data.pool, shots, max_tokens=None if shots else 300)
+        assert one.prompt.fingerprint == alone.to_prompt().fingerprint
+        assert one.label_kl == alone.report()["label_kl"]
+        assert one.objective == pytest.approx(alone.objective[-1] if alone.objective else None)
+
+
+def test_what_swaps_quotas_or_an_order_change_is_not_nested():
+    nested = MethodConfig("Random")
+    others = [
+        replace(nested, quotas="proportional"),
+        replace(nested, order="shuffle"),
+        MethodConfig("KMeans"),
+    ]
+    assert nested.nested and not any(method.nested for method in [*others, METHODS["matching"]])
+
+
 def test_seconds_of_shared_gradients_and_of_interrupted_attempts_are_added(tmp_path, files):
     pool = load_data(_config(files()), files()).pool
     selection = Random().select(pool, 2)
@@ -322,6 +358,13 @@ def test_a_prompt_is_made_again_when_what_it_depends_on_changes(files, run, tmp_
         run(config)
         made.append(len([*(tmp_path / "work" / "prompts").glob("one-random-*")]))
     assert made == [1, 2, 3, 3, 4]
+
+
+def test_more_shots_leave_what_was_chosen_for_fewer(files, run, tmp_path):
+    run(_config(files(), shots=(2,), methods={}))
+    before = {path: path.read_bytes() for path in (tmp_path / "work" / "prompts").iterdir()}
+    run(_config(files(), shots=(2, 4), methods={}))
+    assert before and {path: path.read_bytes() for path in before} == before
 
 
 def test_a_damaged_prompt_is_refused(files, run, tmp_path):
