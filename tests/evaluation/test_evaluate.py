@@ -355,7 +355,7 @@ FREE = ("N/A", "", "[MASK]")
 
 @dataclass
 class Biased(Scorer):
-    """Sees a little of the question, and likes the last choice whatever it reads."""
+    """Sees a little of the question; likes some choices whatever it reads."""
 
     def score(self, requests, choices, *, on_answer=None):
         answers = []
@@ -368,12 +368,12 @@ class Biased(Scorer):
         return answers
 
     def likes(self, question, own):
-        right = [
-            any(c.isdigit() for c in question) and int(question.split()[-2]) % 3 == at for at in range(3)
-        ]
-        noise = [0.1 * ((len(question) + at) % 3) for at in range(len(own))]
+        if "[MASK]" in question or "N/A" in question:
+            return (-9.0, -9.0, -6.0)
+        if not any(c.isdigit() for c in question):
+            return (2.0, -1.0, -1.0)
         return tuple(
-            float(at + seen - 4 + extra) for at, (seen, extra) in enumerate(zip(right, noise, strict=True))
+            bias + 0.5 * (at == int(question.split()[-2]) % 3) for at, bias in enumerate((1.0, -1.1, 1.5))
         )
 
 
@@ -385,7 +385,7 @@ def test_calibration_takes_off_what_the_choices_have_without_content(store):
     prior = np.mean([one / one.sum() for one in free], axis=0)
     scores = [np.array(target.likes(question, LABELS)) - np.log(prior) for question in items.questions]
     assert found.predictions == tuple(LABELS[np.argmax(one)] for one in scores)
-    assert found.value > plain.value
+    assert found.value == 1.0 > plain.value
     asked = len(target.asked)
     assert evaluate(prompt(), items, target, choices=LABELS, calibrate=True, store=store) != plain
     assert len(target.asked) == asked

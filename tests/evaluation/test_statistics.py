@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 from icl_plugins.errors import NonFiniteError, SettingError
 from icl_plugins.evaluation.metrics import METRICS
@@ -116,6 +116,19 @@ def test_the_p_value_of_few_items_is_that_of_all_sign_flips():
     flips = np.array(list(itertools.product([-1, 1], repeat=8))) @ (a - b)
     exact = np.mean(np.abs(flips) >= abs((a - b).sum()) - 1e-12)
     assert paired_difference(a, b).p == pytest.approx(exact, abs=0.015)
+
+
+def test_few_items_are_as_uncertain_as_students_t_says():
+    values = np.array([-2.0, -1, 0, 1, 2])
+    found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx(
+        t.interval(0.95, 4, 0, values.std(ddof=1) / 5**0.5), rel=0.05
+    )
+
+
+def test_two_data_sets_with_the_same_difference_say_more_than_one():
+    a, b = np.array([1, 1, 0, 1, 1, 1, 0, 1.0]), np.array([0, 1, 0, 0, 0, 1, 1, 0.0])
+    assert average_difference([(a, b), (a, b)]).p < 0.6 * paired_difference(a, b).p
 
 
 @settings(deadline=None, max_examples=10)
