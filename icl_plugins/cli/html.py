@@ -89,11 +89,14 @@ class Asked:
         """Refuse before the work what could not be made after it."""
         if not self.anything:
             return
+        from icl_plugins.report.page import make_folder
         from icl_plugins.report.plot import require_matplotlib
 
         require_matplotlib()
         if self.page is not None:
             check_writable("--report", self.page)
+        if self.plots is not None:
+            make_folder(self.plots)
 
     @contextmanager
     def keeping_features(self, selector: "Selector") -> "Iterator[Selector]":

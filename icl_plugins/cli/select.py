@@ -20,7 +20,7 @@ from icl_plugins.cli.inputs import (
 from icl_plugins.cli.methods import SETTINGS, make_ordered
 from icl_plugins.cli.outcome import Result, as_json_text, write_result
 from icl_plugins.cli.target import chat_counts, chat_tokens
-from icl_plugins.errors import ArtefactError, StoreError
+from icl_plugins.errors import IclError, StoreError
 
 if TYPE_CHECKING:
     from openai_icl import ChatTokens
@@ -123,13 +123,14 @@ def select(
             "instruction_tokens": used,
         }
         prompt = _prompt(selection, source, instruction)
-        told = _told(selection, source, prompt, chat or counted_with, out=str(out), **facts)
+        told = _told(selection, source, prompt, chat or counted_with, out=None, **facts)
         try:
             prompt.save(out)
-        except (ArtefactError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
-            write_result(_result({**told, "out": None}, as_json))
+            told["out"] = str(out)
+            asked.write(selection, chooser, told, source.rows)
+        except (IclError, KeyboardInterrupt):  # hours of work may stand behind the selection: show it
+            write_result(_result(told, as_json))
             raise
-        asked.write(selection, chooser, told, source.rows)
     return _result(told, as_json)
 
 

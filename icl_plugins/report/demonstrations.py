@@ -30,7 +30,8 @@ def demonstrations_list(shots: Iterable[Shot]) -> Markup:
         role="search",
         hidden=True,
     )
-    return joined([search, element("ol", *items, class_="shots", role="list")])
+    about = element("p", "In the order of the prompt. Scores are those of the method; higher is better.")
+    return joined([about, search, element("ol", *items, class_="shots", role="list")])
 
 
 def _item(position: int, shot: Shot) -> Markup:

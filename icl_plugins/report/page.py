@@ -9,6 +9,7 @@ from pathlib import Path
 
 from icl_plugins import __version__
 from icl_plugins.artefacts import atomic_write
+from icl_plugins.errors import ArtefactError
 from icl_plugins.readers import FilePath
 from icl_plugins.report.colours import DARK, LIGHT, variables
 from icl_plugins.report.markup import Markup, element
@@ -84,10 +85,25 @@ class Report:
         atomic_write(path, self.html())
 
     def save_plots(self, folder: FilePath) -> None:
-        """Write each plot as SVG and as PNG into a folder, which is made if it is not there."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Write each plot as SVG and as PNG into a folder, which is made if it is not there.
+
+        Raises ArtefactError.
+        """
+        make_folder(folder)
         for plot in self.plots:
             plot.save(Path(folder))
+
+
+def make_folder(folder: FilePath) -> None:
+    """Make a folder unless it is there; raises ArtefactError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot make the folder {str(folder)!r}: {error.strerror or error}",
+            expected="a folder, or a path where one can be made",
+            fix="choose another path",
+        ) from error
 
 
 def facts_list(facts: Mapping[str, str]) -> Markup:

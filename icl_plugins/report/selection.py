@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_plugins.artefacts import canonical_json
+from icl_plugins.errors import SettingError
 from icl_plugins.report.demonstrations import Shot, demonstrations_list
 from icl_plugins.report.features_map import FeatureMap, feature_map
 from icl_plugins.report.markup import Markup, Table, element, scrolling_table
@@ -28,20 +29,22 @@ def selection_report(
 ) -> Report:
     """Report a selection: label balance, map of the pool, objective, demonstrations, cost.
 
-    features: (N, d) of the pool, those that the objective is made of, as
-    `GradientMatching.select_with_features` returns them; None: proxy embeddings, which runs the proxy.
-    tokens: (n,) of each demonstration. rows: (N,) the number to show for each row of the pool (default: its
-    own). cost: further names and values of the section on cost. Raises OptionalDependencyError without
+    features: (N, d) of the pool, those that the objective is made of, as `GradientMatching.features` returns
+    them; None: proxy embeddings, which runs the proxy. tokens: (n,) of each demonstration. rows: (N,) the
+    number to show for each row of the pool (default: its own). cost: further names and values of the section
+    on cost. Raises SettingError for another number of tokens or rows, OptionalDependencyError without
     matplotlib, and what `feature_map` raises.
     """
+    pool = selection.pool
+    _check_length("tokens", tokens, len(selection))
+    _check_length("rows", rows, len(pool))
     require_matplotlib()
     report = selection.report()
     found = feature_map(selection, features)
-    numbers = range(len(selection.pool)) if rows is None else rows
+    numbers = range(len(pool)) if rows is None else rows
     counts: Sequence[int | None] = [None] * len(selection) if tokens is None else tokens
     shots = [
         Shot(pool.questions[row], pool.answers[row], pool.labels[row], numbers[row], score, count)
-        for pool in (selection.pool,)
         for row, score, count in zip(selection.indices, selection.scores, counts, strict=True)
     ]
     return Report(
@@ -59,8 +62,10 @@ def selection_report(
 def prompt_report(prompt: "ManyShotPrompt", *, tokens: Sequence[int] | None = None) -> Report:
     """Report what a saved prompt holds: its demonstrations with their scores, and how it was made.
 
-    The pool is not in it, so there is neither balance nor map. tokens: (n,) of each demonstration.
+    The pool is not in it, so there is neither balance nor map. tokens: (n,) of each demonstration; raises
+    SettingError for another number of them.
     """
+    _check_length("tokens", tokens, len(prompt.demonstrations))
     made: dict[str, Any] = dict(prompt.provenance)
     unknown: list[None] = [None] * len(prompt.demonstrations)
     rows, scores = made.get("rows", made.get("indices", unknown)), made.get("scores", unknown)
@@ -85,6 +90,11 @@ def prompt_report(prompt: "ManyShotPrompt", *, tokens: Sequence[int] | None = No
             Section("made", "How it was made", (), _made(made.get("config", {}), fingerprints)),
         ),
     )
+
+
+def _check_length(name: str, values: Sequence[int] | None, length: int) -> None:
+    if values is not None and len(values) != length:
+        raise SettingError(f"{len(values)} {name}", expected=f"{length}, or None", fix=f"pass {length}")
 
 
 def _facts(report: Mapping[str, Any]) -> dict[str, str]:

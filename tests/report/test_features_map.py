@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from report_samples import make_selection
 
+from icl_plugins import GradientMatching, Pool, Proxy, Template
 from icl_plugins.algorithms.features import Features
+from icl_plugins.algorithms.matching import match
 from icl_plugins.errors import DataError, NonFiniteError
-from icl_plugins.report import features_map
 from icl_plugins.report.features_map import feature_map, project, sampled_rows
 
 
@@ -70,6 +71,17 @@ def test_a_pool_without_spread_in_two_directions_has_a_map_too(features):
     assert np.isfinite(found.points).all() and np.abs(found.points[:, 1]).max() < 1e-6
 
 
+def test_gradient_matching_gives_the_features_that_it_matches(make_model, tokenizer):
+    proxy = Proxy.from_model(make_model(), tokenizer, name="tiny")
+    records = [{"text": f"text {row} " * (90 if row == 3 else 1), "label": "ab"[row % 2]} for row in range(9)]
+    pool = Pool.from_records(records, Template("{text}:", " {label}"))
+    selector = GradientMatching(proxy=proxy, epochs=1, on_too_long="skip", scaling="checkpoint", swaps=0)
+    selection, features = selector.select(pool, 3), selector.features(pool)
+    assert features.rows.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert features.rows[match(features, 3, swaps=0).indices].tolist() == list(selection.indices)
+    assert feature_map(selection, features).available == 8
+
+
 def test_without_features_the_proxy_embeds_question_and_answer(chosen, monkeypatch):
     selection, _ = chosen
     asked = []
@@ -83,7 +95,3 @@ def test_without_features_the_proxy_embeds_question_and_answer(chosen, monkeypat
     assert asked == [([selection.pool.texts[row] for row in found.rows], ("proxy", "micro", "truncate"))]
     assert found.source == "embeddings of the proxy micro"
     assert found.random_range is None
-
-
-def test_the_limit_of_points_is_what_the_page_says():
-    assert features_map._MOST_POINTS == 3000

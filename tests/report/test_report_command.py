@@ -10,6 +10,7 @@ from report_samples import make_comparison, make_selection
 
 from icl_plugins import GradientMatching, Pool, Template
 from icl_plugins.cli import run
+from icl_plugins.errors import NonFiniteError
 from icl_plugins.report import comparison_report, prompt_report, selection_report
 
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}")
@@ -83,6 +84,23 @@ def test_a_page_that_could_not_be_written_is_refused_before_the_work(work, model
         "--report 'missing/page.html'" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["got"]
     )
     assert not Path("p.json").exists()
+
+
+def test_plots_that_could_not_be_written_are_refused_before_the_work(work, model, capsys):
+    assert select(model, "--plots", "train.jsonl") == 3
+    assert "train.jsonl" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["got"]
+    assert not Path("p.json").exists()
+
+
+def test_what_was_chosen_is_shown_where_the_page_fails(work, model, capsys, monkeypatch):
+    def fail(*args, **settings):
+        raise NonFiniteError("NaN", expected="numbers", fix="look")
+
+    monkeypatch.setattr("icl_plugins.report.selection_report", fail)
+    assert select(model, "--report", "page.html") == 4
+    told = json.loads(capsys.readouterr().out)
+    assert (told["out"], told["shots"]) == ("p.json", 4)
+    assert Path("p.json").exists() and not Path("page.html").exists()
 
 
 def test_select_writes_the_page_from_the_features_that_it_matched(work, model, capsys, monkeypatch):

@@ -64,6 +64,15 @@ def test_the_rows_of_the_file_are_shown_where_they_are_given(chosen):
     assert f"<span>row {1000 + selection.indices[0]}</span>" in page
 
 
+@pytest.mark.parametrize("given", [{"tokens": [1]}, {"rows": range(199)}])
+def test_numbers_that_are_not_one_for_each_are_refused(chosen, given):
+    selection, features = chosen
+    with pytest.raises(SettingError, match=f"{len(next(iter(given.values())))} {next(iter(given))}"):
+        selection_report(selection, features=features, **given)
+    with pytest.raises(SettingError, match="3 tokens"):
+        prompt_report(selection.to_prompt(), tokens=[1, 2, 3])
+
+
 def test_what_cannot_be_shown_is_said(chosen):
     selection, features = chosen
     pool = Pool.from_records([{"q": str(i), "a": str(i)} for i in range(200)], Template("{q}=", "{a}"))
