@@ -62,7 +62,7 @@ def compare(config: ConfigFile, out: Out, variables: Variables = None, as_json: 
     from icl_plugins.evaluation.compare import compare as run
     from icl_plugins.evaluation.config_file import read_config
     from icl_plugins.evaluation.datasets import load_data
-    from icl_plugins.evaluation.table import markdown
+    from icl_plugins.evaluation.markdown import markdown
 
     checked, source = read_config(config, parse_pairs("--set", variables or ()))
     datasets = [load_data(checked, data) for data in checked.datasets]

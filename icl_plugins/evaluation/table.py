@@ -1,14 +1,16 @@
 """The table of a comparison: each method at each number of shots, on each data set and over all of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from icl_plugins.evaluation.config import RANDOM
-from icl_plugins.evaluation.results import Comparison, Run
+from icl_plugins.evaluation.config import CONTROLS, RANDOM
+from icl_plugins.evaluation.results import Comparison, Evaluation, Run
 from icl_plugins.evaluation.statistics import Difference, Interval, average_difference, average_interval
 
 Key = tuple[str, int | None, str]  # data set, shots asked for, method
+Cell = tuple[int | None, str]
+Groups = dict[Key, list[Run]]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Row:
 def rows(comparison: Comparison) -> tuple[Row, ...]:
     """Return a row for each data set, number of shots and method, in the order of the runs."""
     groups = _groups(comparison)
-    shots = dict.fromkeys((data, asked) for data, asked, _ in groups)
-    return tuple(_row([key], groups) for place in shots for key in groups if (key[0], key[1]) == place)
+    places = dict.fromkeys((data, asked) for data, asked, _ in groups)
+    return tuple(_row([key], groups) for place in places for key in groups if key[:2] == place)
 
 
 def averages(comparison: Comparison) -> tuple[Row, ...]:
@@ -48,32 +50,59 @@ def averages(comparison: Comparison) -> tuple[Row, ...]:
     The data sets are not drawn at random: the intervals hold for these.
     """
     groups = _groups(comparison)
-    cells = dict.fromkeys((asked, method) for _, asked, method in groups)
-    order = list(dict.fromkeys(asked for asked, _ in cells))
-    found = []
-    for asked, method in sorted(cells, key=lambda cell: order.index(cell[0])):
-        keys = [key for key in groups if key[1:] == (asked, method) and (key[0], asked, RANDOM) in groups]
-        if keys:
-            found.append(_row(keys, groups))
-    return tuple(found)
+    found = [_shared(groups, cell, RANDOM) for cell in _cells(groups)]
+    return tuple(_row(keys, groups) for keys in found if keys)
 
 
-def _groups(comparison: Comparison) -> dict[Key, list[Run]]:
-    groups: dict[Key, list[Run]] = {}
+def gains(comparison: Comparison) -> dict[Cell, dict[str, Difference]]:
+    """Return, for each method that is no control, its gains over the controls on the data sets of both.
+
+    What the gradients themselves bring is the gain over the best of the controls.
+    """
+    groups = _groups(comparison)
+    return {
+        cell: {
+            control: _gain_over(control, keys, groups)
+            for control in CONTROLS
+            if (keys := _shared(groups, cell, control))
+        }
+        for cell in _cells(groups)
+        if cell[1] not in CONTROLS
+    }
+
+
+def _groups(comparison: Comparison) -> Groups:
+    groups: Groups = {}
     for run in comparison.runs:
         groups.setdefault((run.data, run.asked, run.method), []).append(run)
     return groups
 
 
-def _row(keys: Sequence[Key], groups: dict[Key, list[Run]]) -> Row:
+def _cells(groups: Groups) -> list[Cell]:
+    """Return the numbers of shots and methods, by number of shots, in the order of the runs."""
+    cells = dict.fromkeys((asked, method) for _, asked, method in groups)
+    order = list(dict.fromkeys(asked for asked, _ in cells))
+    return sorted(cells, key=lambda cell: order.index(cell[0]))
+
+
+def _shared(groups: Groups, cell: Cell, control: str) -> list[Key]:
+    """Return the keys of a cell on the data sets where the control has run too."""
+    return [key for key in groups if key[1:] == cell and (key[0], cell[0], control) in groups]
+
+
+def _gain_over(control: str, keys: Sequence[Key], groups: Groups) -> Difference:
+    return average_difference(
+        [(_evaluations(groups[key]), _evaluations(groups[key[0], key[1], control])) for key in keys]
+    )
+
+
+def _evaluations(runs: Sequence[Run]) -> list[Evaluation]:
+    return [run.evaluation for run in runs]
+
+
+def _row(keys: Sequence[Key], groups: Groups) -> Row:
     _, asked, method = keys[0]
-    samples = [[run.evaluation for run in groups[key]] for key in keys]
-    random = [groups.get((data, asked, RANDOM)) for data, _, _ in keys]
-    pairs = [
-        (sample, [run.evaluation for run in control])
-        for sample, control in zip(samples, random, strict=True)
-        if control
-    ]
+    known = method != RANDOM and all((data, asked, RANDOM) in groups for data, _, _ in keys)
 
     def mean(value: Callable[[Run], float]) -> float:
         return fmean(fmean(map(value, groups[key])) for key in keys)
@@ -83,8 +112,8 @@ def _row(keys: Sequence[Key], groups: dict[Key, list[Run]]) -> Row:
         datasets=tuple(data for data, _, _ in keys),
         asked=asked,
         method=method,
-        mean=average_interval(samples),
-        gain=average_difference(pairs) if pairs and method != RANDOM else None,
+        mean=average_interval([_evaluations(groups[key]) for key in keys]),
+        gain=_gain_over(RANDOM, keys, groups) if known else None,
         shots=mean(lambda run: run.shots),
         tokens=mean(lambda run: run.tokens),
         label_kl=mean(lambda run: run.label_kl),
@@ -113,14 +142,13 @@ HEADERS = (
 
 def texts(row: Row) -> tuple[str, ...]:
     """Return the columns of HEADERS; metrics in points (hundredths), intervals in brackets."""
-    asked = f"{row.asked:,}" if row.asked else "max"
     chosen = "" if row.shots == row.asked else f" ({row.shots:,.0f})"
     failed = f", {row.failed:.1%} failed" if row.failed else ""
     return (
-        asked + chosen,
+        shots_text(row.asked) + chosen,
         row.method,
         f"{100 * row.mean.mean:.1f} [{100 * row.mean.low:.1f}, {100 * row.mean.high:.1f}]",
-        _gain(row.gain),
+        gain_text(row.gain),
         "" if row.gain is None else "< 0.001" if row.gain.p < 0.001 else f"{row.gain.p:.3f}",
         f"{row.label_kl:.4f}",
         f"{row.tokens:,.0f}",
@@ -131,42 +159,16 @@ def texts(row: Row) -> tuple[str, ...]:
     )
 
 
-def _gain(gain: Difference | None) -> str:
+def shots_text(asked: int | None) -> str:
+    """Return a number of shots; None is as many as fit."""
+    return "max" if asked is None else f"{asked:,}"
+
+
+def gain_text(gain: Difference | None) -> str:
+    """Return a difference with its interval, in points; nothing for None."""
     if gain is None:
         return ""
     return f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-
-
-_LEGEND = """\
-Means in points (hundredths of the metric) with 95 % intervals over items and seeds; gain: over random on the
-same items; p: of each line by itself. Shots, label KL (selection against pool, nats), tokens of the prompt
-with the longest query, seconds and cost are means of the runs. Choosing has all of the proxy's work in it,
-also where runs share it.
-"""
-
-
-def markdown(comparison: Comparison) -> str:
-    """Return the averages, then a table for each data set, then the notes."""
-    by_data: dict[str, list[Row]] = {}
-    for row in rows(comparison):
-        by_data.setdefault(row.datasets[0], []).append(row)
-    parts = ["# Comparison", _LEGEND]
-    if len(by_data) > 1:
-        parts += [f"## Average of {len(by_data)} data sets", _table(averages(comparison), len(by_data))]
-    for data, found in by_data.items():
-        parts += [f"## {data}", _table(found, 1)]
-    if comparison.notes:
-        parts += ["## Notes", "\n".join(f"- {' '.join(note.split())}" for note in comparison.notes)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _table(found: Iterable[Row], datasets: int) -> str:
-    lines = [
-        HEADERS,
-        ["---", "---", *["---:"] * (len(HEADERS) - 2)],
-        *(marked(row, datasets) for row in found),
-    ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def marked(row: Row, datasets: int) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from icl_plugins.errors import ArtefactError
+from icl_plugins.evaluation.markdown import markdown
 from icl_plugins.evaluation.results import Comparison, Evaluation, Run
 from icl_plugins.evaluation.statistics import average_difference, mean_interval, paired_difference
-from icl_plugins.evaluation.table import HEADERS, averages, markdown, rows
+from icl_plugins.evaluation.table import HEADERS, averages, gains, rows
 
 ITEMS = 12
 
@@ -75,6 +76,22 @@ def test_an_average_weighs_data_sets_equally_and_pairs_each_with_its_random(comp
     assert row.datasets == ("one", "two")
 
 
+def test_gains_over_each_control_are_paired_on_the_data_sets_of_both(comparison):
+    control = [
+        replace(r, method="kmeans") for r in comparison.runs if (r.method, r.data) == ("random", "two")
+    ]
+    changed = replace(comparison, runs=(*comparison.runs, *control))
+    found = gains(changed)
+    assert list(found) == [(4, "best"), (None, "best")]
+    assert list(found[4, "best"]) == ["random", "kmeans"]
+    best, random = (
+        [run.evaluation for run in _cell(comparison, "two", method, 4)] for method in ("best", "random")
+    )
+    assert found[4, "best"]["kmeans"] == paired_difference(best, random)
+    line = next(line for line in markdown(changed).splitlines() if line.startswith("| 4 | best | "))
+    assert markdown(changed).index("## Gain over each control") and line
+
+
 def test_data_sets_that_a_method_lacks_are_told(comparison):
     kept = tuple(r for r in comparison.runs if (r.data, r.method) != ("one", "best"))
     text = markdown(replace(comparison, runs=kept))
@@ -102,8 +119,8 @@ def test_shares_of_unparsable_and_failed_answers_are_shown(comparison):
 def test_the_markdown_has_a_line_for_every_row_and_the_notes(comparison):
     text = markdown(comparison)
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 3 * 2 + 4 + 8
-    assert {line.count("|") for line in lines} == {len(HEADERS) + 1}
+    assert len(lines) == (2 + 4) + (2 + 2) + 2 * (2 + 4)
+    assert {line.count("|") for line in lines} == {len(HEADERS) + 1, 2 + 4 + 1}
     assert "- one: 3 rows are left out" in text
     assert "| max (9) | best |" in text
 
