@@ -9,7 +9,7 @@ import numpy as np
 from icl_plugins.evaluation.config import RANDOM
 from icl_plugins.evaluation.table import texts
 from icl_plugins.report.colours import LIGHT, SERIES
-from icl_plugins.report.drawing import axis_of_shots, name_ends, plain_axis
+from icl_plugins.report.drawing import axis_of_shots, name_ends, plain_axes
 from icl_plugins.report.markup import Table
 from icl_plugins.report.plot import Plot, short
 
@@ -43,9 +43,9 @@ def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
             beside = shots * 2 ** (0.06 * (at - len(methods) / 2))  # so that no interval hides another
             axes.vlines(beside, low, high, color=colour, lw=1)
             axes.plot(beside, mean, color=colour, marker=marker, ms=4.5)
-        axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         axes.set_ylabel(f"{metric} (points)")
-        plain_axis(axes)
+        plain_axes(axes)
+        axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         ends = {method: 100 * rows[-1].mean.mean for method, rows in methods.items()}
         name_ends(axes, [(ends[method], short(method), colour) for method, colour, _ in _looks(methods)])
 
@@ -105,10 +105,10 @@ def label_kl_plot(methods: ByMethod) -> Plot:
             line = "--" if method == RANDOM else "-"
             shots, kl = zip(*((row.shots, row.label_kl) for row in rows), strict=True)
             axes.plot(shots, kl, color=colour, marker=marker, ms=4.5, ls=line)
-        axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         axes.set_ylim(bottom=0)
         axes.set_ylabel("label KL (nats)")
-        plain_axis(axes)
+        plain_axes(axes)
+        axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         ends = {method: rows[-1].label_kl for method, rows in methods.items()}
         name_ends(axes, [(ends[method], short(method), colour) for method, colour, _ in _looks(methods)])
 
@@ -134,8 +134,9 @@ def time_plot(methods: ByMethod) -> Plot:
             seconds = [max(getattr(row, field), _LEAST_SECONDS) for row in last.values()]
             axes.plot(seconds, places, marker, color=colour, ms=5.5, label=name)
         axes.set_xscale("log")
-        plain_axis(axes)
-        axes.grid(visible=True, axis="both")
+        plain_axes(axes)
+        axes.grid(visible=True, axis="x")
+        axes.grid(visible=False, axis="y")
         axes.set_yticks(places, [short(method) for method in last])
         axes.set_ylim(len(last) - 0.4, -0.6)
         axes.set_xlabel("seconds, mean of the runs")

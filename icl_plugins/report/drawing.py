@@ -61,11 +61,12 @@ def axis_of_shots(axes: "Axes", shots: Sequence[int]) -> None:
     axes.set_xlabel("shots")
 
 
-def plain_axis(axes: "Axes") -> None:
-    """Leave the grid lines of the y axis only, and write its powers of ten as numbers."""
+def plain_axes(axes: "Axes") -> None:
+    """Leave the grid lines of the y axis only, and write powers of ten as numbers."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axes.grid(visible=False, axis="x")
-    if axes.get_yscale() == "log":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())

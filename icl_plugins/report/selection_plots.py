@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icl_plugins.report.colours import LIGHT, SERIES
-from icl_plugins.report.drawing import axis_of_shots, name_ends, plain_axis
+from icl_plugins.report.drawing import axis_of_shots, name_ends, plain_axes
 from icl_plugins.report.markup import Table
 from icl_plugins.report.plot import Plot, short
 from icl_plugins.report.random_sets import label_range, objective_curve
@@ -92,9 +92,9 @@ def objective_plot(selection: "Selection", random_range: tuple[float, float] | N
         axes.plot(shots, trace, color=SERIES[0], marker="o" if len(shots) == 1 else None)
         if trace.min() > 0:
             axes.set_yscale("log")
-        axis_of_shots(axes, _powers(len(shots)))
         axes.set_ylabel(name)
-        plain_axis(axes)
+        plain_axes(axes)
+        axis_of_shots(axes, _powers(len(shots)))
         ends = [(float(trace[-1]), "selection", SERIES[0])]
         if random and (random["mean"][-1] > 0 or trace.min() <= 0):
             ends.append((float(random["mean"][-1]), "random sets", LIGHT["muted"]))

@@ -9,7 +9,7 @@ import pytest
 from report_samples import LABELS, make_selection
 
 from icl_plugins.errors import ArtefactError, OptionalDependencyError
-from icl_plugins.report import selection_report
+from icl_plugins.report import comparison_report, selection_report
 from icl_plugins.report.drawing import spread
 from icl_plugins.report.markup import readable
 from icl_plugins.report.plot import short
@@ -102,6 +102,13 @@ def test_one_shot_and_the_whole_pool_can_be_drawn(size):
     selection, features = make_selection(2, size, labels=("a",))
     report = selection_report(selection, features=features)
     assert all(plot.markup() for plot in report.plots)
+
+
+def test_numbers_on_axes_are_written_plainly(chosen, comparison):
+    selection, features = chosen
+    for plot in (*selection_report(selection, features=features).plots, *comparison_report(comparison).plots):
+        if plot.name not in ("labels", "map"):  # whose labels hold dollars of their own
+            assert "$" not in plot.file("svg").decode("utf-8")
 
 
 def test_labels_on_axes_are_short_and_on_one_line():
