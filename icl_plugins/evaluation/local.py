@@ -1,19 +1,24 @@
 """LocalTarget: a model on this machine; what the requests begin with is read once."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import fingerprint
-from icl_plugins.errors import DataError, SettingError, TooLongError
+from icl_plugins.errors import DataError
+from icl_plugins.evaluation.local_checks import (
+    check_choices,
+    check_lengths,
+    check_requests,
+    check_settings,
+)
 from icl_plugins.evaluation.target import Answer, Messages, OnAnswer, Usage
 from icl_plugins.prompt import Layout
-from icl_plugins.values import checked_text
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -44,7 +49,7 @@ class LocalTarget:
         from icl_plugins.proxy.prefix_state import PrefixState
         from icl_plugins.proxy.shared_prefix import SharedPrefix
 
-        _check_settings(layout, stop)
+        check_settings(layout, stop)
         self.proxy = proxy
         self.length_norm, self.stop = length_norm, tuple(stop)
         self._layout = layout
@@ -68,7 +73,7 @@ class LocalTarget:
         """Load "micro", a folder, or a Hugging Face id, as Proxy.load does; raises what it raises."""
         from icl_plugins.proxy.model import Proxy
 
-        _check_settings(layout, stop)
+        check_settings(layout, stop)
         return cls(Proxy.load(name_or_path, device, dtype), layout=layout, length_norm=length_norm, stop=stop)
 
     @property
@@ -101,9 +106,12 @@ class LocalTarget:
         length_norm the mean over its tokens. Scores that are not numbers make an Answer with an error.
         Raises before anything runs: TooLongError (indices and lengths), DataError naming the request.
         """
-        texts = self._checked_texts(requests)
+        check_requests(requests)
+        check_choices(choices, len(requests))
+        texts = [self._texts.text(messages) for messages in requests]
+        written = [[self._texts.lead + self._texts.data(choice) for choice in own] for own in choices]
         encoded = []
-        for index, request in enumerate(self._encoder.requests(texts, self._checked_choices(texts, choices))):
+        for index, request in enumerate(self._encoder.requests(texts, written)):
             if request is None:
                 raise DataError(
                     f"request {index}: a choice without a token, or nothing in front of it",
@@ -111,7 +119,7 @@ class LocalTarget:
                     fix="correct the request or its choices",
                 )
             encoded.append(request)
-        self._check_lengths([request.length for request in encoded])
+        check_lengths([request.length for request in encoded], self.proxy.max_length)
 
         def score(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
             return self._shared.score(state, [encoded[row].behind(length) for row in rows])
@@ -132,13 +140,15 @@ class LocalTarget:
         Raises before anything runs: TooLongError where a request and max_tokens do not fit, DataError.
         """
         whole_number("max_tokens", max_tokens, 1)
-        tokens = [ids for ids, _ in self._encoder.tokens(self._checked_texts(requests))]
+        check_requests(requests)
+        texts = [self._texts.text(messages) for messages in requests]
+        tokens = [ids for ids, _ in self._encoder.tokens(texts)]
         for index, ids in enumerate(tokens):
             if not ids:
                 raise DataError(
                     f"request {index} has no tokens", expected="a text", fix="correct the request"
                 )
-        self._check_lengths([len(ids) + max_tokens for ids in tokens])
+        check_lengths([len(ids) + max_tokens for ids in tokens], self.proxy.max_length)
         ends = _end_tokens(self.proxy)
 
         def ended(ids: Sequence[int]) -> bool:
@@ -188,42 +198,6 @@ class LocalTarget:
         self._state = self._shared.read(prefix[known:], self._state.head(known))
         return self._state, known
 
-    def _checked_texts(self, requests: Sequence[Messages]) -> list[str]:
-        texts = []
-        for index, messages in enumerate(requests):
-            _check_messages(index, messages)
-            texts.append(self._texts.text(messages))
-        return texts
-
-    def _checked_choices(self, texts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[str]]:
-        if len(choices) != len(texts):
-            raise SettingError(
-                f"choices for {len(choices)} of {len(texts)} requests",
-                expected="a list of choices for each request",
-                fix="pass one list for each request",
-            )
-        for index, own in enumerate(choices):
-            if isinstance(own, str) or not own or not all(isinstance(choice, str) for choice in own):
-                raise DataError(
-                    f"request {index}: choices {own!r:.80}",
-                    expected="a list of at least one text",
-                    fix="pass the texts of the answers",
-                )
-            for choice in own:
-                checked_text(choice, f"a choice of request {index}")
-        return [[self._texts.lead + self._texts.data(choice) for choice in own] for own in choices]
-
-    def _check_lengths(self, lengths: Sequence[int]) -> None:
-        limit = self.proxy.max_length
-        longer = {index: length for index, length in enumerate(lengths) if length > limit}
-        if longer:
-            first = ", ".join(f"{index} ({length} tokens)" for index, length in list(longer.items())[:5])
-            raise TooLongError(
-                f"{len(longer)} requests with their answers are too long for the target: requests {first}",
-                expected=f"at most {limit} tokens, the context of {self.name!r}",
-                fix="take fewer shots, lower max_tokens, or choose a target with a longer context",
-            )
-
     def _decoded(self, ids: Sequence[int]) -> str:
         text: str = self.proxy.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
@@ -239,34 +213,6 @@ def _scored(scores: np.ndarray, usage: Usage, seconds: float) -> Answer:
         error = 'the model gave scores that are not numbers; load it with dtype="float32"'
         return Answer(error=error, usage=usage, seconds=seconds)
     return Answer(scores=tuple(scores.tolist()), usage=usage, seconds=seconds)
-
-
-def _check_settings(layout: str, stop: Sequence[str]) -> None:
-    if layout not in get_args(Layout):
-        expected = ", ".join(map(repr, get_args(Layout)))
-        raise SettingError(f"layout={layout!r}", expected=expected, fix="pass one of them")
-    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
-        raise SettingError(f"stop={stop!r:.80}", expected="texts that are not empty", fix='e.g. ["\n\n"]')
-
-
-def _check_messages(index: int, messages: Messages) -> None:
-    """Raise DataError unless the request is messages of a role and a content, both text."""
-    if isinstance(messages, str | Mapping) or not messages:
-        raise DataError(
-            f"request {index} is {messages!r:.80}",
-            expected="a list of at least one message",
-            fix="pass what ManyShotPrompt.messages returns",
-        )
-    for message in messages:
-        for key in ("role", "content"):
-            value = message.get(key) if isinstance(message, Mapping) else None
-            if not isinstance(value, str):
-                raise DataError(
-                    f"request {index}: {type(value).__name__} as {key} of a message",
-                    expected="text",
-                    fix="pass messages of a role and a content, both text",
-                )
-            checked_text(value, f"request {index}")
 
 
 def _end_tokens(proxy: "Proxy") -> frozenset[int]:
