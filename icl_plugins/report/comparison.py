@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.config import RANDOM
-from icl_plugins.evaluation.table import HEADERS, averages, marked
+from icl_plugins.evaluation.config import CONTROLS, RANDOM
+from icl_plugins.evaluation.table import HEADERS, averages, gain_text, gains, marked, shots_text
 from icl_plugins.evaluation.table import rows as rows_of
 from icl_plugins.report.comparison_plots import gain_plot, label_kl_plot, time_plot, value_plot
 from icl_plugins.report.markup import Markup, Table, element, scrolling_table
@@ -43,6 +43,7 @@ def comparison_report(comparison: "Comparison") -> Report:
         metric = " and ".join(sorted(set(metrics.values())))
         heading = f"Average of {len(by_data)} data sets"
         sections.append(_section("average", heading, metric, over_all, len(by_data)))
+    sections += _over_controls(comparison)
     for number, (data, rows) in enumerate(by_data.items(), 1):
         sections.append(_section(f"data-{number}{_slug(data)}", data, metrics[data], rows, 1))
     if over_all:
@@ -69,6 +70,18 @@ def _section(name: str, heading: str, metric: str, rows: "Sequence[Row]", datase
         tuple((method, shots, *others) for shots, method, *others in (marked(row, datasets) for row in rows)),
     )
     return Section(name, heading, tuple(plots), scrolling_table(table))
+
+
+def _over_controls(comparison: "Comparison") -> list[Section]:
+    """Return the gains over each control, which show what of a gain the gradients themselves bring."""
+    controls = tuple(CONTROLS)
+    rows = tuple(
+        (method, shots_text(asked), *(gain_text(over.get(control)) for control in controls))
+        for (asked, method), over in gains(comparison).items()
+    )
+    caption = "In points with 95 % intervals, on the data sets that have both"
+    table = Table(caption, ("method", "shots", *controls), rows)
+    return [Section("controls", "Gain over each control", (), scrolling_table(table))] if rows else []
 
 
 def _by_method(rows: "Sequence[Row]") -> "dict[str, list[Row]]":

@@ -1,13 +1,13 @@
 """The plots of a comparison: what each method is worth, what it gains over random, and what it costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icl_plugins.evaluation.config import RANDOM
-from icl_plugins.evaluation.table import texts
+from icl_plugins.evaluation.table import HEADERS, texts
 from icl_plugins.report.colours import LIGHT, SERIES
 from icl_plugins.report.drawing import axis_of_shots, name_ends, plain_axes
 from icl_plugins.report.markup import Table
@@ -53,7 +53,7 @@ def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
         f"The {metric} of each method in points (hundredths). Upright lines, and for random the band: 95 % "
         "intervals over items and seeds."
     )
-    table = _table(f"{metric} in points", methods, {"mean [95 % interval]": lambda row: texts(row)[2]})
+    table = _table(f"{metric} in points, with 95 % intervals", methods, ("mean",))
     return Plot(f"{name}-value", f"{_capital(metric)} against shots", description, table, draw, (4.4, 3.8))
 
 
@@ -87,9 +87,8 @@ def gain_plot(name: str, methods: ByMethod) -> Plot:
         "For each method and number of shots, the difference to random on the same items in points "
         "(hundredths), with its 95 % interval over items and seeds. Right of the upright line is better."
     )
-    columns = {"gain [95 % interval]": lambda row: texts(row)[3], "p": lambda row: texts(row)[4]}
     shown = {method: [row for row in rows if row.gain is not None] for method, rows in methods.items()}
-    table = _table("Gain over random in points", shown, columns)
+    table = _table("Gain over random in points, with 95 % intervals", shown, ("gain over random", "p"))
     return Plot(
         f"{name}-gain", "Gain over random", description, table, draw, (4.4, 0.9 + 0.19 * max(4, len(lines)))
     )
@@ -116,7 +115,7 @@ def label_kl_plot(methods: ByMethod) -> Plot:
         "How far the labels of the demonstrations are from those of the pool: KL(selection || pool) in nats, "
         "mean of the runs. 0 is the pool's own balance."
     )
-    table = _table("Label KL in nats", methods, {"label KL": lambda row: f"{row.label_kl:.4f}"})
+    table = _table("Label KL in nats", methods, ("label KL",))
     return Plot("label-kl", "Label KL against shots", description, table, draw)
 
 
@@ -146,8 +145,7 @@ def time_plot(methods: ByMethod) -> Plot:
         "Seconds of choosing, all of the proxy's work in it, and of the target's answers, for each method "
         f"at its most shots. Less than {_LEAST_SECONDS} s is drawn as {_LEAST_SECONDS} s."
     )
-    columns = {"choosing, s": lambda row: texts(row)[7], "target, s": lambda row: texts(row)[8]}
-    table = _table("Seconds of each method", methods, {**columns, "cost, USD": lambda row: texts(row)[9]})
+    table = _table("Seconds and cost of each method", methods, ("choosing s", "target s", "cost USD"))
     return Plot("time", "Time of each method", description, table, draw, (4.4, 1.1 + 0.25 * len(last)))
 
 
@@ -166,12 +164,11 @@ def _bounds(row: "Row") -> tuple[float, float, float]:
     return row.mean.mean, row.mean.low, row.mean.high
 
 
-def _table(caption: str, methods: ByMethod, columns: Mapping[str, Callable[["Row"], str]]) -> Table:
-    rows = tuple(
-        (method, texts(row)[0], *(column(row) for column in columns.values()))
-        for method, found in methods.items()
-        for row in found
-    )
+def _table(caption: str, methods: ByMethod, columns: Sequence[str]) -> Table:
+    """Return some columns of the comparison's own table."""
+    places = [HEADERS.index(name) for name in ("method", "shots", *columns)]
+    lines = [texts(row) for rows in methods.values() for row in rows]
+    rows = tuple(tuple(line[place] for place in places) for line in lines)
     return Table(_capital(caption), ("method", "shots", *columns), rows)
 
 

@@ -8,7 +8,7 @@ from report_samples import make_comparison, make_selection
 
 from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.results import Comparison
-from icl_plugins.evaluation.table import averages
+from icl_plugins.evaluation.table import averages, gain_text, gains
 from icl_plugins.examples import Pool, Template
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.report import comparison_report, prompt_report, selection_report
@@ -105,20 +105,15 @@ def test_a_prompt_made_by_hand_is_shown_too():
 
 def test_the_page_of_a_comparison_has_the_average_each_data_set_and_the_notes(comparison, pages):
     page = pages["comparison"].read_text("utf-8")
-    expected = [
-        "Average of 2 data sets",
-        "first &lt;b&gt;",
-        "second",
-        "Labels and time",
-        "Notes",
-        "How it was made",
-    ]
-    assert headings(page) == expected
+    data, rest = ["first &lt;b&gt;", "second"], ["Labels and time", "Notes", "How it was made"]
+    assert headings(page) == ["Average of 2 data sets", "Gain over each control", *data, *rest]
     assert "<li>first &lt;b&gt;: 2 rows were left out</li>" in page
     for row in averages(comparison):
         if row.gain is not None:
-            gain = f"{100 * row.gain.mean:+.1f} [{100 * row.gain.low:+.1f}, {100 * row.gain.high:+.1f}]"
+            gain = gain_text(row.gain)
             assert page.count(gain) >= 2  # in the table and in the data of the plot
+    for over in gains(comparison).values():
+        assert all(gain_text(gain) in page for gain in over.values())
 
 
 def test_each_plot_of_a_comparison_has_the_rows_of_every_method(comparison):
@@ -138,7 +133,9 @@ def test_each_plot_of_a_comparison_has_the_rows_of_every_method(comparison):
 def test_one_data_set_has_no_average_and_many_methods_keep_their_names():
     methods = ["random", *(f"method {number}" for number in range(11))]
     report = comparison_report(make_comparison(datasets=("only",), methods=methods))
-    assert [section.heading for section in report.sections][:2] == ["only", "Labels and time"]
+    assert [section.heading for section in report.sections][:3] == [
+        *("Gain over each control", "only", "Labels and time")
+    ]
     svg = report.plots[0].file("svg").decode("utf-8")
     assert all(f">{method}<" in svg for method in methods)
 
