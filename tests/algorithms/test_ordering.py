@@ -25,12 +25,33 @@ def in_order(labels):
     return [labels[position] for position in interleaved(labels)]
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=7))
-def test_no_order_spreads_the_labels_more_evenly(labels):
-    assert deviation(in_order(labels)) == min(
-        deviation(list(other)) for other in set(all_permutations(labels))
-    )
+def least_deviation(counts):
+    """The least deviation that any order has, by trying all ways to every vector of counts so far."""
+    size, best = sum(counts), {(0,) * len(counts): Fraction(0)}
+    for seen in range(1, size + 1):
+        reached = {}
+        for taken, worst in best.items():
+            for label, count in enumerate(counts):
+                if taken[label] < count:
+                    now = (*taken[:label], taken[label] + 1, *taken[label + 1 :])
+                    off = max(abs(n - Fraction(seen * c, size)) for n, c in zip(now, counts, strict=True))
+                    reached[now] = min(reached.get(now, size), max(worst, off))
+        best = reached
+    return best[tuple(counts)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms())
+def test_no_order_spreads_the_labels_more_evenly(counts, shuffler):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    shuffler.shuffle(labels)
+    assert deviation(in_order(labels)) == least_deviation(counts)
+
+
+def test_the_least_deviation_is_that_of_the_best_permutation():
+    for counts in ([3, 2, 1], [1, 1, 4], [5, 1], [2, 2, 2], [2, 1, 1, 1]):
+        labels = [label for label, count in enumerate(counts) for _ in range(count)]
+        assert least_deviation(counts) == min(deviation(list(other)) for other in all_permutations(labels))
 
 
 @settings(max_examples=60, deadline=None)
