@@ -25,6 +25,7 @@ from icl_plugins.errors import (
     NonFiniteError,
     ProxyError,
     SettingError,
+    TargetError,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -384,6 +385,7 @@ def test_a_file_that_is_no_prompt_is_refused(work, content, capsys):
         (ProxyError, 4),
         (CorruptStoreError, 4),
         (NonFiniteError, 4),
+        (TargetError, 5),
     ],
 )
 def test_errors_have_the_documented_exit_codes(kind, code):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "icl_plugins"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-DISTRIBUTION_OF = {"sklearn": "scikit-learn"}
+DISTRIBUTION_OF = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
@@ -161,7 +161,7 @@ def test_every_import_is_declared_and_every_declaration_is_needed():
     own = {"icl_plugins", "openai_icl"}  # the command line's --target and --model
     used = set().union(*map(imported, SOURCES)) - set(sys.stdlib_module_names) - own
     distributions = {DISTRIBUTION_OF.get(name, name).replace("_", "-").lower() for name in used}
-    extras = names(PROJECT["optional-dependencies"]["embeddings"])
+    extras = names(sum((PROJECT["optional-dependencies"][extra] for extra in ("embeddings", "report")), []))
     assert distributions - extras == names(PROJECT["dependencies"])
 
 
