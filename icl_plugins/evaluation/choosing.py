@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _AFTER_GRADIENTS = ("swaps", "scaling", "tokenizer")  # what the gradients do not depend on
 _FACTS = "comparison"
+_TOLD = ("label_kl", "select_seconds", "objective")
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Chooser:
         if not plan.path.exists():
             self._make(cell, plan)
         prompt = ManyShotPrompt.load(plan.path)
-        facts: Any = prompt.provenance[_FACTS]
-        return Chosen(prompt, **facts)
+        kept: Any = prompt.provenance
+        tokens = self._room.tokens.total(self._data.pool, kept["indices"])  # of this target and these items
+        return Chosen(prompt, tokens, *(kept[_FACTS][name] for name in _TOLD))
 
     def _plan(self, cell: Cell) -> _Plan:
         method, data = self._config.methods[cell.method], self._data
@@ -156,7 +158,6 @@ class Chooser:
     def _prompt(self, selection: Selection, seconds: float) -> ManyShotPrompt:
         report = selection.report()
         facts = {
-            "tokens": self._room.tokens.total(self._data.pool, selection.indices),
             "label_kl": report["label_kl"],
             "select_seconds": round(seconds, 3),
             "objective": (report["objective"] or {}).get("final"),

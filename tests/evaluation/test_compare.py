@@ -360,6 +360,15 @@ def test_a_prompt_is_made_again_when_what_it_depends_on_changes(files, run, tmp_
     assert made == [1, 2, 3, 3, 4]
 
 
+def test_tokens_are_those_of_these_items_where_a_prompt_is_kept_from_others(files, run):
+    few, many = (_config(files(), methods={}, shots=(2,), items=items) for items in (1, 6))
+    run(few)
+    again, fresh = run(many), run(many, folder="fresh")
+    assert [r.evaluation.prompt for r in again.runs] == [r.evaluation.prompt for r in fresh.runs]
+    assert [r.tokens for r in again.runs] == [r.tokens for r in fresh.runs]
+    assert [r.tokens for r in again.runs] != [r.tokens for r in run(few).runs]
+
+
 def test_more_shots_leave_what_was_chosen_for_fewer(files, run, tmp_path):
     run(_config(files(), shots=(2,), methods={}))
     before = {path: path.read_bytes() for path in (tmp_path / "work" / "prompts").iterdir()}
