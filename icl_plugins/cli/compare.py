@@ -19,7 +19,7 @@ EPILOG = r"""[bold]Examples[/bold]
 
 icl-plugins compare config.yaml --out runs/first
 
-icl-plugins compare benchmarks/configs/verdict_unseen.yaml --set data=folder --out runs/verdict --json
+icl-plugins compare benchmarks/configs/verdict_development.yaml --set data=folder --out runs/verdict --json
 
 [bold]A config[/bold], YAML or JSON; docs/comparing.md has all keys
 
