@@ -61,20 +61,21 @@ def provider_of(base_url: str) -> Provider | None:
 def resolve_url(model: str, base_url: str | None) -> str:
     """Return the URL for a model: as given, DeepSeek's for its names, else OPENAI_BASE_URL or OpenAI's.
 
-    Raises SettingError for what is no plain http(s) URL; one with a password or query could hold a key.
+    Raises SettingError for what is no plain http(s) URL; a user, password, query or fragment could be a key.
     """
     if base_url is None:
         named = model.startswith(("deepseek-", "deepseek/"))
         base_url = DEEPSEEK.base_url if named else os.environ.get("OPENAI_BASE_URL") or OPENAI.base_url
     try:
         url = urlsplit(base_url)
-        plain = url.scheme in ("http", "https") and url.hostname and not (url.query or url.username)
+        address = url.scheme in ("http", "https") and url.hostname
+        plain = address and "@" not in url.netloc and not (url.query or url.fragment)
     except (ValueError, AttributeError, TypeError):
         plain = False
     if not plain:
         raise SettingError(
             "a base_url that is no plain URL",
-            expected='"http://..." or "https://..." without password and query',
+            expected='"http://..." or "https://..." without password, query and fragment',
             fix='write it like "http://127.0.0.1:8000/v1", and pass the key as api_key',
         )
     return base_url.rstrip("/")
