@@ -58,10 +58,10 @@ def show(
 def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
     """Return what a prompt holds, with token counts; rows and scores are None where it does not say."""
     from icl_plugins.cli.report import text_counts
+    from icl_plugins.provenance import origin_of
 
     counted = text_counts(prompt, tokenizer)
-    unknown: list[None] = [None] * len(prompt.demonstrations)
-    made: dict[str, Any] = dict(prompt.provenance)
+    told = origin_of(prompt)
     demonstrations = [
         {
             "position": position,
@@ -73,13 +73,7 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
             "answer": answer,
         }
         for position, ((question, answer), row, score, count) in enumerate(
-            zip(
-                prompt.demonstrations,
-                made.get("rows", made.get("indices", unknown)),
-                made.get("scores", unknown),
-                counted["shot_tokens"],
-                strict=True,
-            ),
+            zip(prompt.demonstrations, told.rows, told.scores, counted["shot_tokens"], strict=True),
             1,
         )
     ]
@@ -89,9 +83,9 @@ def prompt_content(prompt: "ManyShotPrompt", tokenizer: str) -> dict[str, Any]:
         "template": {name: getattr(prompt.template, name) for name in ("question", "answer", "separator")},
         "tokens": counted["prompt_tokens"],
         "tokenizer": tokenizer,
-        "method": made.get("config", {}).get("selector"),
+        "method": told.config.get("selector"),
         "fingerprint": prompt.fingerprint,
-        "provenance": made,
+        "provenance": prompt.provenance,
         "demonstrations": demonstrations,
     }
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import SettingError
+from icl_plugins.provenance import origin_of
 from icl_plugins.report.demonstrations import Shot, demonstrations_list
 from icl_plugins.report.features_map import FeatureMap, feature_map
 from icl_plugins.report.markup import Markup, Table, element, scrolling_table
@@ -66,28 +67,27 @@ def prompt_report(prompt: "ManyShotPrompt", *, tokens: Sequence[int] | None = No
     SettingError for another number of them.
     """
     _check_length("tokens", tokens, len(prompt.demonstrations))
-    made: dict[str, Any] = dict(prompt.provenance)
-    unknown: list[None] = [None] * len(prompt.demonstrations)
-    rows, scores = made.get("rows", made.get("indices", unknown)), made.get("scores", unknown)
+    told = origin_of(prompt)
+    counts: Sequence[int | None] = [None] * len(prompt.demonstrations) if tokens is None else tokens
     shots = [
         Shot(question, answer, answer.strip(), row, score, count)
         for (question, answer), row, score, count in zip(
-            prompt.demonstrations, rows, scores, tokens or unknown, strict=True
+            prompt.demonstrations, told.rows, told.scores, counts, strict=True
         )
     ]
     facts = {
-        "Method": str(made.get("config", {}).get("selector", "")),
+        "Method": str(told.config.get("selector", "")),
         "Distinct answers": f"{len({shot.label for shot in shots}):,}",
         "Tokens": f"{sum(tokens):,}" if tokens else "",
         "Instruction": prompt.instruction,
     }
-    fingerprints = {"prompt": prompt.fingerprint, **made.get("fingerprints", {})}
+    fingerprints = {"prompt": prompt.fingerprint, **told.fingerprints}
     return Report(
         f"A prompt of {len(shots):,} demonstrations",
         facts,
         (
             Section("demonstrations", "Demonstrations", (), demonstrations_list(shots)),
-            Section("made", "How it was made", (), _made(made.get("config", {}), fingerprints)),
+            Section("made", "How it was made", (), _made(told.config, fingerprints)),
         ),
     )
 

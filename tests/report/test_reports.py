@@ -1,11 +1,14 @@
 """What the reports say, and that they say it in equal bytes, in little space, without a network."""
 
+import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
 from report_samples import make_comparison, make_selection
 
+from icl_plugins.cli import run
 from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.results import Comparison
 from icl_plugins.evaluation.table import averages, gain_text, gains
@@ -101,6 +104,23 @@ def test_a_prompt_made_by_hand_is_shown_too():
     prompt = ManyShotPrompt(Template("{q}", "{a}"), (("q", "a"),), ({"q": "q", "a": "a"},))
     page = prompt_report(prompt).html()
     assert page.count('class="shot"') == 1 and "score" not in re.sub("<style>.*?</style>", "", page)
+
+
+def test_a_prompt_that_was_cut_by_hand_is_shown_without_rows_and_scores(chosen, tmp_path, capsys):
+    prompt = chosen[0].to_prompt()
+    for provenance in (
+        prompt.provenance,
+        {"scores": ["x"] * 3, "rows": "abc", "config": [], "fingerprints": 1},
+    ):
+        shots = {"demonstrations": prompt.demonstrations[:3], "examples": prompt.examples[:3]}
+        cut = replace(prompt, **shots, provenance=provenance)
+        page = re.sub("<style>.*?</style>", "", prompt_report(cut).html())
+        assert page.count('class="shot"') == 3 and "<span>row" not in page and "<span>score" not in page
+        cut.save(tmp_path / "cut.json")
+        assert run(["show", str(tmp_path / "cut.json"), "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert [(shot["row"], shot["score"]) for shot in shown["demonstrations"]] == [(None, None)] * 3
+        assert shown["provenance"] == provenance
 
 
 def test_the_page_of_a_comparison_has_the_average_each_data_set_and_the_notes(comparison, pages):
