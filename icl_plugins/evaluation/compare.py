@@ -1,21 +1,34 @@
 """compare: methods x shots x seeds x data sets on one target, resumable in a folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icl_plugins.errors import ArtefactError, BudgetError, SettingError, TooLongError
+import numpy as np
+
+from icl_plugins.algorithms.quotas import Quotas, quota_bounds
+from icl_plugins.errors import (
+    ArtefactError,
+    BudgetError,
+    DataError,
+    IclError,
+    SettingError,
+    TooLongError,
+)
 from icl_plugins.evaluation.choosing import Cell, Chooser, Chosen
 from icl_plugins.evaluation.config import Config
 from icl_plugins.evaluation.datasets import DataSet
 from icl_plugins.evaluation.evaluate import evaluate
+from icl_plugins.evaluation.golds import golds_of, labels_of
+from icl_plugins.evaluation.metrics import as_metric
 from icl_plugins.evaluation.results import Comparison, Run
 from icl_plugins.evaluation.room import Room
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import Target
+from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._settings import load_proxy
 
@@ -41,11 +54,11 @@ def compare(
     met, or whose prompt the proxy cannot read, is left out and told in the notes.
     Repeated, it gives an equal comparison: seconds, tokens and costs stay those of the first time.
 
-    Raises SettingError before anything runs, StoreLockedError where another run has the folder, TargetError,
-    and what selectors raise; the work so far is kept then, and where it is interrupted.
+    Raises SettingError and DataError before anything runs, StoreLockedError where another run has the
+    folder, TargetError, and what selectors raise; the work so far is kept then, and where it is interrupted.
     """
     for data, room in parts:
-        _check_shots(config, data, room)
+        _check(config, data, room)
     load = cache(lambda name: (loaded or {}).get(name) or load_proxy(name))
     runs: list[Run] = []
     notes: list[str] = []
@@ -112,7 +125,9 @@ def _words(cell: Cell) -> str:
     return f"{cell.method} with {shots}, seed {cell.seed}"
 
 
-def _check_shots(config: Config, data: DataSet, room: Room) -> None:
+def _check(config: Config, data: DataSet, room: Room) -> None:
+    """Raise what would stop the comparison later on."""
+    items, choices = data.items, data.choices
     most = max((shots for shots in config.shots if shots != "max"), default=1)
     if most >= len(data.pool):
         raise SettingError(
@@ -126,6 +141,24 @@ def _check_shots(config: Config, data: DataSet, room: Room) -> None:
             expected="the number of tokens that the target reads at once",
             fix="set target.context, or leave out max",
         )
+    if len(items) < 2:
+        raise DataError(
+            f"{data.config.name}: one item", expected="at least two, for an interval", fix="raise items"
+        )
+    try:
+        golds_of(items, range(len(items)), labels_of(choices, len(items)), as_metric(data.config.metric))
+        for method in config.methods.values():
+            _check_quotas(data.pool, method.quotas)
+    except IclError as error:
+        got = f"{data.config.name}: {error.got}"
+        raise type(error)(got, expected=error.expected, fix=error.fix) from error
+
+
+def _check_quotas(pool: Pool, quotas: Quotas) -> None:
+    """Raise SettingError for numbers that are none and labels that the pool lacks."""
+    if not isinstance(quotas, str):
+        with suppress(BudgetError):  # a run that they do not allow is left out and told
+            quota_bounds(pool.labels, quotas, None, np.ones(len(pool), dtype=bool), ())
 
 
 @contextmanager

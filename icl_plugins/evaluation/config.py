@@ -67,7 +67,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check name, metric and numbers."""
         check_name("name", self.name)
-        as_metric(self.metric)
+        if as_metric(self.metric).of_labels and self.choices is None:
+            raise SettingError(
+                f"metric {self.metric} with choices null",
+                expected="choices, whose labels it compares, or a metric of free text such as exact_match",
+                fix="correct metric or choices",
+            )
         check_numbers(self, ("max_tokens", "pool", "items"))
 
 

@@ -8,7 +8,7 @@ from icl_plugins.duplicates import normalise
 from icl_plugins.errors import DataError
 from icl_plugins.evaluation.answers import item_choices, label_choices
 from icl_plugins.evaluation.config import Config, DataConfig
-from icl_plugins.evaluation.evaluate import Choices
+from icl_plugins.evaluation.golds import Choices
 from icl_plugins.examples import Pool
 
 

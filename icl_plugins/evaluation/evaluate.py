@@ -1,21 +1,21 @@
 """evaluate: what one prompt does on one target."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict, cast
+from collections.abc import Callable
+from typing import Literal, TypedDict
 
+from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import DataError, SettingError, TargetError
-from icl_plugins.evaluation.answers import folded, stripped
+from icl_plugins.evaluation.answers import folded
 from icl_plugins.evaluation.asking import Query
+from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, some_items, unreachable
 from icl_plugins.evaluation.metrics import Metric, as_metric
-from icl_plugins.evaluation.predicting import Labels, Predicted, choose, write
+from icl_plugins.evaluation.predicting import Predicted, choose, write
 from icl_plugins.evaluation.results import Evaluation
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import ScoringTarget, Target
 from icl_plugins.examples import Pool
 from icl_plugins.prompt import ManyShotPrompt
-
-Choices = Sequence[str] | Sequence[Sequence[str]]
 
 
 def evaluate(
@@ -46,11 +46,13 @@ def evaluate(
     and DataError before anything is asked, TargetError where the target does or where every request failed.
     """
     measure = as_metric(metric)
-    _check(prompt, items, measure, choices, max_tokens)
+    _check(prompt, items, measure, choices)
+    max_tokens = whole_number("max_tokens", max_tokens, 1)
     rows = _rows(prompt, items, on_overlap)
-    labels = _labels(choices, len(items))
-    queries = [Query(f"item {row}", items.examples[row], labels[row]) for row in rows]
-    golds = _golds([items.answers[row] for row in rows], queries, measure)
+    of_all = labels_of(choices, len(items))
+    labels = [of_all[row] for row in rows]
+    golds = golds_of(items, rows, labels, measure)
+    queries = [Query(f"item {row}", items.examples[row], own) for row, own in zip(rows, labels, strict=True)]
     if choices is not None and isinstance(target, ScoringTarget):
         predicted = choose(prompt, target, queries, calibrate=calibrate, store=store)
     elif calibrate:
@@ -73,14 +75,12 @@ def evaluate(
         unparsable=predicted.predictions.count(None) - len(errors),
         reused=sum(one.reused for one in predicted.asked),
         dropped_rows=tuple(sorted(set(range(len(items))) - set(rows))),
-        unreachable=_unreachable(golds, queries),
+        unreachable=unreachable(golds, labels),
         **_spent(predicted),
     )
 
 
-def _check(
-    prompt: ManyShotPrompt, items: Pool, metric: Metric, choices: Choices | None, max_tokens: int
-) -> None:
+def _check(prompt: ManyShotPrompt, items: Pool, metric: Metric, choices: Choices | None) -> None:
     shown, own = prompt.template, items.template
     if (shown.question, shown.answer) != (own.question, own.answer):
         raise SettingError(
@@ -94,8 +94,6 @@ def _check(
             expected="the labels that an answer may name",
             fix="pass choices=label_choices(pool), or a metric of free text such as exact_match",
         )
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise SettingError(f"max_tokens={max_tokens!r}", expected="a whole number from 1", fix="pass one")
 
 
 def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
@@ -106,7 +104,7 @@ def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
     overlap = [row for row, question in enumerate(items.questions) if _plain(question) in shown]
     if overlap and (on_overlap == "error" or len(overlap) == len(items)):
         raise DataError(
-            f"{len(overlap)} items that are also demonstrations: {_some(overlap)}",
+            f"{len(overlap)} items that are also demonstrations: {some_items(overlap)}",
             expected="items that the prompt does not show",
             fix='leave them out of the pool that is chosen from, or pass on_overlap="drop"',
         )
@@ -115,50 +113,6 @@ def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
 
 def _plain(question: str) -> str:
     return " ".join(folded(question).split())
-
-
-def _labels(choices: Choices | None, items: int) -> list[Labels]:
-    """Return the choices of each item; empty where none are known."""
-    if choices is None:
-        return [()] * items
-    lists = [choices] * items if _are_texts(choices) else choices
-    if isinstance(choices, str) or len(lists) != items or not all(map(_are_texts, lists)):
-        raise SettingError(
-            f"choices={choices!r:.80} for {items} items",
-            expected="a list of texts, or one such list for each item",
-            fix="pass label_choices(pool) or item_choices(items)",
-        )
-    return [tuple(map(str, own)) for own in lists]
-
-
-def _are_texts(values: object) -> bool:
-    listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-    return listed and all(isinstance(value, str) for value in cast(Sequence[object], values))
-
-
-def _golds(answers: Sequence[str], queries: Sequence[Query], metric: Metric) -> tuple[str, ...]:
-    chosen = queries[0].choices
-    golds = [answer.strip() if chosen else metric.read(answer) or "" for answer in answers]
-    unread = [query.name for query, gold in zip(queries, golds, strict=True) if not gold]
-    if unread:
-        raise DataError(
-            f"{len(unread)} items whose own answer {metric.name} cannot read: {_some(unread)}",
-            expected="answers that the metric is made for",
-            fix="choose another metric, or correct the items",
-        )
-    if chosen and _unreachable(golds, queries) == len(golds):
-        raise DataError(
-            f"no item has one of its choices as answer, such as {golds[0]!r:.80}",
-            expected=f"answers such as {queries[0].choices[0].strip()!r:.80}",
-            fix="pass label_choices(pool) or item_choices(items)",
-        )
-    return tuple(golds)
-
-
-def _unreachable(golds: Sequence[str], queries: Sequence[Query]) -> int:
-    """Count golds that are none of the choices."""
-    pairs = zip(golds, queries, strict=True)
-    return sum(bool(query.choices) and gold not in stripped(query.choices) for gold, query in pairs)
 
 
 def _errors(predicted: Predicted) -> dict[int, str]:
@@ -193,7 +147,3 @@ def _spent(predicted: Predicted) -> _Spent:
         "cost": math.fsum(costs) if costs else None,
         "seconds": math.fsum(answer.seconds for answer in answers),
     }
-
-
-def _some(names: Sequence[object]) -> str:
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")

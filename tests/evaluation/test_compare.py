@@ -210,6 +210,29 @@ def test_more_shots_than_the_pool_holds_are_refused_before_anything_runs(files, 
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("dataset", "methods", "error", "says"),
+    [
+        ({"metric": "final_number", "choices": None}, {}, DataError, "two: 6 items whose own answer"),
+        ({"test_labels": ("Card",)}, {}, DataError, "two: no item has one of its choices as answer"),
+        ({"items": 1}, {}, DataError, "two: one item"),
+        (
+            {},
+            {"m": MethodConfig("Random", quotas={"cart": 1})},
+            SettingError,
+            "one: quotas for unknown labels",
+        ),
+        ({}, {"m": MethodConfig("Random", quotas=-1)}, SettingError, "one: quotas=-1"),
+    ],
+)
+def test_what_would_stop_it_later_is_refused_before_anything_runs(
+    files, run, tmp_path, dataset, methods, error, says
+):
+    with pytest.raises(error, match=says):
+        run(_config(files(), files("two", **dataset), methods=methods))
+    assert not (tmp_path / "work").exists()
+
+
 def test_max_without_a_known_context_is_refused(files, run):
     with pytest.raises(SettingError, match="context is not known"):
         run(_config(files(), shots=("max",)), limit=None)
@@ -361,7 +384,7 @@ def test_a_prompt_is_made_again_when_what_it_depends_on_changes(files, run, tmp_
 
 
 def test_tokens_are_those_of_these_items_where_a_prompt_is_kept_from_others(files, run):
-    few, many = (_config(files(), methods={}, shots=(2,), items=items) for items in (1, 6))
+    few, many = (_config(files(), methods={}, shots=(2,), items=items) for items in (2, 6))
     run(few)
     again, fresh = run(many), run(many, folder="fresh")
     assert [r.evaluation.prompt for r in again.runs] == [r.evaluation.prompt for r in fresh.runs]

@@ -138,6 +138,7 @@ def test_a_variable_without_a_value_and_one_that_nothing_uses_are_refused(write)
         ({"dataset": {"name": "../up"}}, "datasets[0]: name: '../up'"),
         ({"dataset": {"name": None}}, "datasets[0].name: None"),
         ({"dataset": {"metric": "acuracy"}}, "datasets[0]: metric='acuracy'"),
+        ({"dataset": {"choices": None}}, "datasets[0]: metric accuracy with choices null"),
         ({"dataset": {"pool": 0}}, "datasets[0]: pool=0"),
         ({"dataset": {"train": "none.jsonl"}}, "datasets[0].train: no file"),
         ({"shots": [4, "most"]}, "shots[1]: 'most'"),

@@ -218,7 +218,7 @@ def overlapping():
 
 def test_an_item_that_is_a_demonstration_is_refused_before_anything_is_asked():
     target = Writer()
-    with pytest.raises(DataError, match="1 items that are also demonstrations: 1"):
+    with pytest.raises(DataError, match="1 items that are also demonstrations: item 1"):
         evaluate(prompt(), overlapping(), target, choices=LABELS)
     assert not target.asked
 
