@@ -13,6 +13,7 @@ from typer import Argument, Option
 from icl_plugins.cli.inputs import check_writable
 from icl_plugins.cli.options import Json, PlotsFolder
 from icl_plugins.cli.outcome import Result, as_json_text
+from icl_plugins.errors import SettingError
 
 if TYPE_CHECKING:
     from icl_plugins.report import Report
@@ -44,8 +45,15 @@ def report(file: Saved, out: Out, plots: PlotsFolder = None, as_json: Json = Fal
     from icl_plugins.report.plot import require_matplotlib
 
     require_matplotlib()
-    check_writable("--out", out)
-    _write(_read(file), out, plots)
+    check_writable("--out", out, file)
+    made = _read(file)
+    if plots is not None and not made.plots:
+        raise SettingError(
+            f"--plots {str(plots)!r} for a prompt",
+            expected="a comparison, since a prompt does not hold the pool that plots would show",
+            fix="leave out --plots, or give it to select",
+        )
+    _write(made, out, plots)
     if as_json:
         return as_json_text({"out": str(out), "plots": None if plots is None else str(plots)})
     return summary(("written", str(out)), ("plots", "" if plots is None else str(plots)))
@@ -85,8 +93,8 @@ class Asked:
         """Whether there is anything to write."""
         return self.page is not None or self.plots is not None
 
-    def check(self) -> None:
-        """Refuse before the work what could not be made after it."""
+    def check(self, *others: Path) -> None:
+        """Refuse before the work what could not be made after it; others: what the page must not replace."""
         if not self.anything:
             return
         from icl_plugins.report.page import make_folder
@@ -94,7 +102,7 @@ class Asked:
 
         require_matplotlib()
         if self.page is not None:
-            check_writable("--report", self.page)
+            check_writable("--report", self.page, *others)
         if self.plots is not None:
             make_folder(self.plots)
 

@@ -93,8 +93,17 @@ def _path_and_template(
     return path, Template(unescape(texts[0]), unescape(texts[1]), separator)
 
 
-def check_writable(option: str, path: Path) -> None:
-    """Refuse before the work what could not be written after it; raises ArtefactError."""
+def check_writable(option: str, path: Path, *others: Path) -> None:
+    """Refuse before the work what could not be written after it, and what the command needs itself.
+
+    others: files that it reads or writes too. Raises ArtefactError.
+    """
+    if any(path.resolve() == other.resolve() for other in others):
+        raise ArtefactError(
+            f"{option} {str(path)!r} is another file of the same command",
+            expected="a file of its own, since what is there is replaced",
+            fix="choose another path",
+        )
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ArtefactError(
             f"{option} {str(path)!r} cannot be written",

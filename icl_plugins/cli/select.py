@@ -80,8 +80,8 @@ def select(
 ) -> Result:
     """Choose demonstrations from labelled examples and write them as a prompt."""
     asked = Asked(report, plots)
-    asked.check()
-    check_writable("--out", out)
+    check_writable("--out", out, Path(pool))
+    asked.check(Path(pool), out)
     instruction = unescape(instruction)
     chat = chat_tokens(target, tokenizer, instruction, layout, max_tokens)
     fields = {

@@ -34,20 +34,11 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
+COMMAND = ["select", "train.jsonl", "-q", TEMPLATE.question, "-a", TEMPLATE.answer, "-n", "4", "-o", "p.json"]
+
+
 def select(model, *options):
-    command = [
-        "select",
-        "train.jsonl",
-        "-q",
-        TEMPLATE.question,
-        "-a",
-        TEMPLATE.answer,
-        "-n",
-        "4",
-        "-o",
-        "p.json",
-    ]
-    return run([*command, "--proxy", model, "--set", "epochs=1", "--json", *options])
+    return run([*COMMAND, "--proxy", model, "--set", "epochs=1", "--json", *options])
 
 
 def test_a_comparison_becomes_the_page_that_python_makes(work, capsys):
@@ -90,6 +81,29 @@ def test_plots_that_could_not_be_written_are_refused_before_the_work(work, model
     assert select(model, "--plots", "train.jsonl") == 3
     assert "train.jsonl" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["got"]
     assert not Path("p.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("-o", "train.jsonl"), ("--report", "./p.json"), ("--report", "train.jsonl")]
+)
+def test_no_file_of_the_command_is_replaced_by_another(work, model, capsys, options):
+    before = Path("train.jsonl").read_bytes()
+    assert select(model, *options) == 3
+    assert "another file" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["got"]
+    assert Path("train.jsonl").read_bytes() == before and not Path("p.json").exists()
+
+
+def test_a_report_does_not_replace_what_it_is_made_from(work, capsys):
+    make_selection(40, 4)[0].to_prompt().save("prompt.json")
+    before = Path("prompt.json").read_bytes()
+    assert run(["report", "prompt.json", "--out", str(work / "prompt.json")]) == 3
+    assert Path("prompt.json").read_bytes() == before
+
+
+def test_plots_of_a_prompt_are_refused_since_it_has_none(work, capsys):
+    make_selection(40, 4)[0].to_prompt().save("prompt.json")
+    assert run(["report", "prompt.json", "--out", "page.html", "--plots", "plots"]) == 2
+    assert not Path("plots").exists() and not Path("page.html").exists()
 
 
 def test_what_was_chosen_is_shown_where_the_page_fails(work, model, capsys, monkeypatch):
@@ -136,19 +150,7 @@ def test_an_order_keeps_the_features_too(work, model, capsys):
 
 def test_other_methods_show_embeddings_of_their_proxy(work, model, capsys):
     assert select(model, "--method", "kmeans", "--report", "page.html") != 0  # it has no epochs
-    command = [
-        "select",
-        "train.jsonl",
-        "-q",
-        TEMPLATE.question,
-        "-a",
-        TEMPLATE.answer,
-        "-n",
-        "4",
-        "-o",
-        "p.json",
-    ]
-    assert run([*command, "-m", "kmeans", "--proxy", model, "--report", "page.html"]) == 0
+    assert run([*COMMAND, "-m", "kmeans", "--proxy", model, "--report", "page.html"]) == 0
     assert f"embeddings of the proxy {Path(model).name}" in Path("page.html").read_text("utf-8")
 
 
