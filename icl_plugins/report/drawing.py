@@ -8,6 +8,7 @@ from icl_plugins.report.colours import LIGHT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_FEW_POWERS = 100  # an axis that spans less
 _LINE_HEIGHT = 0.07  # of a name, as a share of the axes' height
 
 
@@ -62,11 +63,16 @@ def axis_of_shots(axes: "Axes", shots: Sequence[int]) -> None:
 
 
 def plain_axes(axes: "Axes") -> None:
-    """Leave the grid lines of the y axis only, and write powers of ten as numbers."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Leave the grid lines of the y axis only, and write the ticks of logarithmic axes as numbers.
+
+    After the data are drawn: an axis of few powers of ten has ticks at 1, 2 and 5 times each.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.grid(visible=False, axis="x")
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < _FEW_POWERS * low else (1,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())

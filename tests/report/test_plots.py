@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +19,15 @@ from icl_plugins.report.selection_plots import balance_plot, objective_plot
 
 def parse(svg):
     return ElementTree.fromstring(svg)  # noqa: S314
+
+
+def drawn(plot):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=plot.size, layout="constrained")
+    plot.draw(figure)
+    figure.draw_without_rendering()
+    return figure
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +119,15 @@ def test_numbers_on_axes_are_written_plainly(chosen, comparison):
     for plot in (*selection_report(selection, features=features).plots, *comparison_report(comparison).plots):
         if plot.name not in ("labels", "map"):  # whose labels hold dollars of their own
             assert "$" not in plot.file("svg").decode("utf-8")
+
+
+@pytest.mark.parametrize("trace", [(90, 80, 70, 61), (90, 70, 50, 14.4), (3e3, 50, 1, 0.02)], ids=str)
+def test_the_axis_of_the_objective_can_be_read_however_narrow_it_is(chosen, trace):
+    plot = objective_plot(replace(chosen[0].head(4), objective=trace, details={}))
+    axes = drawn(plot).axes[0]
+    low, high = axes.get_ylim()
+    seen = [tick for tick in axes.yaxis.get_majorticklabels() if low <= tick.get_position()[1] <= high]
+    assert 2 <= len(seen) <= 8 and all(float(tick.get_text()) for tick in seen)
 
 
 def test_labels_on_axes_are_short_and_on_one_line():
