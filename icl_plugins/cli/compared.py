@@ -71,7 +71,7 @@ def make_room(config: "TargetConfig", target: "Target", data: "DataSet") -> Room
 
     context = min(filter(None, (known.context, config.context)), default=None)
     if context is not None:
-        answer = answer_tokens(count, data) if proxy is not None else data.config.max_tokens
+        answer = answer_tokens(count, data, target.layout) if proxy is not None else data.config.max_tokens
         context -= answer + max(0, max(count(data.items.questions)) - max(count(data.pool.questions)))
     return Room.of(tokens, context, data)
 

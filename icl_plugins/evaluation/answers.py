@@ -4,9 +4,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from icl_plugins.errors import DataError
 from icl_plugins.examples import Pool
+from icl_plugins.prompt import Layout
+from icl_plugins.template import Template
 
 _WRAPPING = " \t\r\n\"'`“”‘’«»*_.,;:!()[]"
 _PARTS = re.compile(r"[\s_\-]+|(?<=[a-z0-9])(?=[A-Z])")
@@ -54,6 +57,21 @@ def _rendered(items: Pool, row: int, choices: str, answer: str) -> tuple[str, ..
             fix="correct the item, or name the field that holds the answer",
         )
     return rendered
+
+
+def continued(choices: Sequence[str], template: Template, layout: Layout) -> tuple[str, ...]:
+    """Return choices as they continue a request: in layout "single" with the template's space.
+
+    Where a choice is the beginning of another ("order", "order_status") its probability holds that of the
+    other, which could never win. There, in layout "single", the separator stands behind each, as it does
+    behind the answers of the demonstrations.
+    """
+    if layout != "single":
+        return tuple(choice.strip() for choice in choices)
+    space = template.answer[: len(template.answer) - len(template.answer.lstrip())]
+    texts = tuple(choice if choice[:1].isspace() else space + choice for choice in choices)
+    begun = any(longer.startswith(text) for text, longer in pairwise(sorted(set(texts))))
+    return tuple(text + template.separator for text in texts) if begun else texts
 
 
 def read_text(text: str) -> str | None:

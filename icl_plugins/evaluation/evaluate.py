@@ -35,7 +35,8 @@ def evaluate(
     metric: a name of METRICS, a Metric, or a function (prediction, gold) -> float. choices: the answers that
     all items may have (`label_choices`), or those of each item (`item_choices`), in the template's form or
     without the space before them; None for free text. Where choices are known and the target is a
-    ScoringTarget, the likeliest is the prediction (sum of log-probabilities, ties to the first); else the
+    ScoringTarget, the likeliest is the prediction (sum of log-probabilities, ties to the first; see
+    `answers.continued` for choices of which one is the beginning of another); else the
     target writes at most max_tokens, and the answer is read: in layout "single" up to the template's
     separator. calibrate: take off the log-probabilities that the choices have in the same prompt with
     "N/A", "" and "[MASK]" in place of the question's fields (Zhao et al. 2021, contextual calibration).

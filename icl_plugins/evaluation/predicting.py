@@ -7,14 +7,13 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from icl_plugins.errors import TargetError
-from icl_plugins.evaluation.answers import read_label
+from icl_plugins.evaluation.answers import continued, read_label
 from icl_plugins.evaluation.asking import Asked, Query, ask
+from icl_plugins.evaluation.golds import Labels
 from icl_plugins.evaluation.metrics import Array
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import Target
 from icl_plugins.prompt import ManyShotPrompt
-
-Labels = tuple[str, ...]
 
 _CONTENT_FREE = ("N/A", "", "[MASK]")
 
@@ -40,7 +39,10 @@ def choose(
 
     The choices go to the target as they continue the request. calibrate: as `evaluate` says.
     """
-    sent = [Query(query.name, query.fields, continued(query.choices, prompt, target)) for query in queries]
+    sent = [
+        Query(query.name, query.fields, continued(query.choices, prompt.template, target.layout))
+        for query in queries
+    ]
     free = _content_free(prompt, sent) if calibrate else []
     besides = ask(prompt, target, free, max_tokens=None, store=store) if free else []
     priors = _priors(free, besides)
@@ -72,15 +74,6 @@ def write(
         for query, one in zip(queries, asked, strict=True)
     )
     return Predicted(predictions, tuple(asked))
-
-
-def continued(choices: Labels, prompt: ManyShotPrompt, target: Target) -> Labels:
-    """Return choices as they continue a request: in layout "single" with the template's space."""
-    if target.layout != "single":
-        return tuple(choice.strip() for choice in choices)
-    answer = prompt.template.answer
-    space = answer[: len(answer) - len(answer.lstrip())]
-    return tuple(choice if choice[:1].isspace() else space + choice for choice in choices)
 
 
 def _read(text: str, end: str | None, choices: Labels, read: Callable[[str], str | None]) -> str | None:

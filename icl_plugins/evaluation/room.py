@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icl_plugins.errors import SettingError
+from icl_plugins.evaluation.answers import continued
 from icl_plugins.evaluation.datasets import DataSet
+from icl_plugins.evaluation.golds import labels_of
 from icl_plugins.examples import Pool
+from icl_plugins.prompt import Layout
 from icl_plugins.selectors._tokens import Counter, PromptTokens
 
 _AROUND = 2  # a token in front (BOS), and one that may come in where texts meet
@@ -63,7 +66,7 @@ class PlainTokens:
     @classmethod
     def of(cls, name: str, count: Counter, data: DataSet) -> "PlainTokens":
         """Return what counts the requests of a data set."""
-        query = max(count(data.items.questions)) + answer_tokens(count, data) + _AROUND
+        query = max(count(data.items.questions)) + answer_tokens(count, data, "single") + _AROUND
         return cls(name, count, data.config.instruction, query)
 
     def fixed(self, pool: Pool) -> int:
@@ -84,8 +87,8 @@ class PlainTokens:
         return self._count(["".join(text + pool.template.separator for text in texts)])[0] + self._query
 
 
-def answer_tokens(count: Counter, data: DataSet) -> int:
+def answer_tokens(count: Counter, data: DataSet, layout: Layout) -> int:
     """Return the tokens of the longest choice, or how many the target may write."""
-    groups = [(one,) if isinstance(one, str) else one for one in data.choices or ()]
-    choices = sorted({text for group in groups for text in group})
+    groups = set(labels_of(data.choices, len(data.items)))
+    choices = sorted({text for own in groups for text in continued(own, data.pool.template, layout)})
     return max(count(choices)) if choices else data.config.max_tokens

@@ -65,6 +65,37 @@ def test_choices_go_to_the_target_as_they_continue_the_request(layout, expected,
     assert {choices[0] for choices in target.seen} == {expected}
 
 
+def test_a_choice_that_goes_on_where_another_ends_can_win():
+    """Whatever a model knows, p(" order") is at least p(" order_status"): only their ends tell them apart."""
+    labels = ("order", "order_status", "rate")
+
+    @dataclass
+    class Knowing(Scorer):
+        def scores(self, row, own):
+            written = f" {labels[row % 3]}\n\nQuery:"
+            return tuple(-0.1 if written.startswith(choice) else -5.0 for choice in own)
+
+    items = Pool.from_records([{"text": f"text {i}", "label": labels[i % 3]} for i in range(9)], TEMPLATE)
+    assert evaluate(prompt(), items, Knowing(layout="single"), choices=labels).value == 1
+
+
+@pytest.mark.parametrize("layout", ["single", "turns"])
+def test_only_choices_that_begin_alike_get_an_end(layout):
+    seen = {}
+    for choices in [("rate", "order", "order_status"), ("rate", "reorder", "order")]:
+        target = Scorer(layout=layout)
+        with suppress(DataError):
+            evaluate(prompt(), pool(3), target, choices=[*choices, *LABELS])
+        seen[choices[1]] = target.seen[0][:3]
+    if layout == "single":
+        assert seen == {
+            "order": (" rate\n\n", " order\n\n", " order_status\n\n"),
+            "reorder": (" rate", " reorder", " order"),
+        }
+    else:
+        assert seen["order"] == ("rate", "order", "order_status")
+
+
 def test_ties_go_to_the_first_choice():
     @dataclass
     class Undecided(Scorer):
