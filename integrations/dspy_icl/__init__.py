@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 from dspy_icl.bootstrapping import BootstrapError
 from dspy_icl.candidates import Candidate, grid
 from dspy_icl.few_shot import SelectorFewShot
+from dspy_icl.lm_target import LMTarget
 from dspy_icl.methods import (
     BestOfNFewShot,
     BM25FewShot,
@@ -26,9 +27,9 @@ from dspy_icl.methods import (
     SimilarityFewShot,
     few_shot,
 )
+from dspy_icl.program_target import ProgramTarget
 from dspy_icl.rendering import render_demos
 from dspy_icl.search import ManyShotSearch, SearchError
-from dspy_icl.target import LMTarget, ProgramTarget
 
 __all__ = [
     "BM25FewShot",

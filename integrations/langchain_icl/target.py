@@ -1,6 +1,5 @@
 """RunnableTarget: anything of LangChain that answers messages, as a target of an evaluation."""
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,14 +16,12 @@ from langchain_core.runnables.base import RunnableBindingBase
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import canonical_json, fingerprint
 from icl_plugins.errors import DataError, SettingError, TargetError
+from icl_plugins.evaluation.frameworks import nameless, told, without_secrets
 from icl_plugins.evaluation.target import Answer, Messages, OnAnswer, Usage
 from icl_plugins.prompt import Layout
 from icl_plugins.values import checked_text
 
-# secrets, and what no answer depends on
-_LEFT_OUT = re.compile("api_?key|secret|password|authorization|credential|headers|retries|timeout", re.I)
 _FOR_ALL = (401, 402, 403, 404)
-_NOT_THERE = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError")
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,7 @@ class RunnableTarget:
             )
         whole_number("concurrency", self.concurrency, 1)
         if not self.name and _settings(self.runnable) is None:
-            raise SettingError(
-                "a runnable that LangChain cannot serialise, without a name",
-                expected="a name that changes whenever the model or a setting does",
-                fix='pass name="...", by which stored answers are found again',
-            )
+            raise nameless("a runnable that LangChain cannot serialise")
         object.__setattr__(self, "name", self.name or self.runnable.get_name())
 
     @property
@@ -105,14 +98,10 @@ class RunnableTarget:
         if not isinstance(output, Exception):
             return read_output(output)
         status = getattr(output, "status_code", None)
-        said = type(output).__name__ + (f", status {status}" if isinstance(status, int) else "")
-        if status in _FOR_ALL or any(type(cause).__name__ in _NOT_THERE for cause in _causes(output)):
-            raise TargetError(
-                f"{self.name}: {said}",
-                expected="a server that answers, a key that it takes and a model that it has",
-                fix="start the server, or correct key, base URL and model of the runnable",
-            )
-        return None, said
+        error = told(self.name, output, status, for_all=status in _FOR_ALL)
+        if isinstance(error, TargetError):
+            raise error
+        return None, error
 
 
 def read_output(output: object) -> tuple[str | None, str | None]:
@@ -165,21 +154,15 @@ def _takes_limit(runnable: Runnable[Any, Any]) -> bool:
 
 def _settings(runnable: Runnable[Any, Any]) -> str | None:
     """Return the settings as JSON without secrets, None where LangChain cannot serialise all of them."""
+    settings = without_secrets(dumpd(runnable))
     try:
-        return canonical_json(_without_secrets(dumpd(runnable)))
-    except (DataError, NotImplementedError):
+        return canonical_json(settings) if _complete(settings) else None
+    except DataError:
         return None
 
 
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("lc") and value.get("type") == "not_implemented":
-        raise NotImplementedError
-    return {key: _without_secrets(item) for key, item in value.items() if not _LEFT_OUT.search(key)}
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    return [] if error is None else [error, *_causes(error.__cause__)]
+def _complete(value: Any) -> bool:
+    if isinstance(value, dict):
+        unsaved = value.get("lc") and value.get("type") == "not_implemented"
+        return not unsaved and all(map(_complete, value.values()))
+    return not isinstance(value, list) or all(map(_complete, value))

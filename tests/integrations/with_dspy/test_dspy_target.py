@@ -158,8 +158,11 @@ def test_what_fails_for_all_stops_at_once(error):
     assert KEY not in str(stopped.value) and stopped.value.__context__ is None
 
 
-def test_a_server_that_is_not_there_stops_at_once():
-    lm = dspy.LM("openai/m", api_base="http://127.0.0.1:9/v1", api_key=KEY, num_retries=0, cache=False)
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+def test_a_server_that_is_not_there_stops_at_once(engine, monkeypatch):
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # litellm would ask the network for prices
+    settings = {"num_retries": 0, "cache": False, "engine": engine}
+    lm = dspy.LM("openai/m", api_base="http://127.0.0.1:9/v1", api_key=KEY, **settings)
     with pytest.raises(TargetError, match="start the server") as stopped:
         LMTarget(lm).generate(REQUESTS, max_tokens=1)
     assert KEY not in str(stopped.value)
@@ -197,10 +200,18 @@ def test_the_fingerprint_is_of_the_state_without_keys():
         return LMTarget(dspy.LM(model, **{"api_key": KEY, **settings}))
 
     same = [{"api_key": "another"}, {"num_retries": 9}, {"cache": False}, {"headers": {"X-Key": KEY}}]
+    same.append({"azure_ad_token": KEY})
     assert {of(**settings).fingerprint for settings in same} == {of().fingerprint}
     other = [{"model": "openai/n"}, {"temperature": 1.0}, {"api_base": "http://b"}, {"stop": ["\n"]}]
     assert len({of(**settings).fingerprint for settings in [{}, *other]}) == 5
     assert "MARKER" not in repr(of()) and of().name == "openai/m"
+
+
+def test_the_fingerprint_knows_the_server_that_the_environment_names(monkeypatch):
+    plain, named = LMTarget(dspy.LM("openai/m")), LMTarget(dspy.LM("openai/m", api_base="http://b"))
+    before = [plain.fingerprint, named.fingerprint]
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    assert plain.fingerprint != before[0] and named.fingerprint == before[1]
 
 
 @pytest.mark.parametrize("make", [lambda: engine_lm(str.upper), lambda: DummyLM([{"a": "b"}])])

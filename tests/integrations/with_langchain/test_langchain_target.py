@@ -235,6 +235,8 @@ def test_the_fingerprint_is_of_the_settings_without_keys():
     targets = [RunnableTarget(runnable) for runnable in other]
     layouts = [replace(target, layout="single")]
     assert len({other.fingerprint for other in [target, *targets, *layouts]}) == 7
+    bodies = [{"access_token": KEY}, {"access_token": "another"}]
+    assert len({RunnableTarget(chat(extra_body=body)).fingerprint for body in bodies}) == 1
     assert "MARKER" not in repr(target)
 
 
