@@ -46,7 +46,7 @@ class Flips:
 def confusion(evaluation: Evaluation) -> Confusion:
     """Count which golds were answered by which predictions."""
     golds = tuple(sorted(set(evaluation.golds)))
-    others = sorted({prediction for prediction in evaluation.predictions if prediction} - set(golds))
+    others = sorted({one for one in evaluation.predictions if one is not None} - set(golds))
     predictions = (*golds, *others, None)
     pairs = Counter(zip(evaluation.golds, evaluation.predictions, strict=True))
     counts = tuple(tuple(pairs[gold, prediction] for prediction in predictions) for gold in golds)

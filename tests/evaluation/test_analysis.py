@@ -36,6 +36,10 @@ def test_mistakes_come_most_frequent_first_and_unparsed_ones_among_them():
     assert found.mistakes() == (("a", "b", 2), ("b", "z", 1), ("b", None, 1))
 
 
+def test_an_empty_prediction_is_no_missing_one():
+    assert confusion(evaluation("ab", ["", None])).counts == ((0, 0, 1, 0), (0, 0, 0, 1))
+
+
 def test_a_label_called_unparsed_is_not_taken_for_an_unparsed_answer():
     found = confusion(evaluation(["None", "unparsed"], [None, "unparsed"]))
     assert found.counts == ((0, 0, 1), (0, 1, 0))
