@@ -13,7 +13,9 @@ from icl_plugins.template import Template
 
 _WRAPPING = " \t\r\n\"'`“”‘’«»*_.,;:!()[]"
 _PARTS = re.compile(r"[\s_\-]+|(?<=[a-z0-9])(?=[A-Z])")
-_NUMBER = re.compile(r"(?:(?<![\w.)\]])([-−]))?\$?\s?(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(\.\d+)?")
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]])([-−]))?(?:\$\s?)?(\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?<!\w)(?=\.\d))(\.\d+)?"
+)
 _MARK = "####"
 _BRACKETED = re.compile(r"(?<!\w)\w\)")
 
@@ -82,7 +84,8 @@ def read_text(text: str) -> str | None:
 def read_number(text: str) -> str | None:
     """Return the last number, or the one behind the last "####" if there is one; None without a number.
 
-    As GSM8K writes answers. "$1,234.50" is "1234.5", "-0" is "0", "10-5" ends in "5".
+    As GSM8K writes answers. "$1,234.50" is "1234.5", "-0" is "0", ".5" is "0.5", "10-5" and "10 - 5" end
+    in "5".
     """
     _, mark, after = text.rpartition(_MARK)
     found = list(_NUMBER.finditer(after))
