@@ -49,7 +49,7 @@ class LocalTarget:
         from icl_plugins.proxy.prefix_state import PrefixState
         from icl_plugins.proxy.shared_prefix import SharedPrefix
 
-        check_settings(layout, stop)
+        check_settings(layout, stop, length_norm)
         self.proxy = proxy
         self.length_norm, self.stop = length_norm, tuple(stop)
         self._layout = layout
@@ -73,7 +73,7 @@ class LocalTarget:
         """Load "micro", a folder, or a Hugging Face id, as Proxy.load does; raises what it raises."""
         from icl_plugins.proxy.model import Proxy
 
-        check_settings(layout, stop)
+        check_settings(layout, stop, length_norm)
         return cls(Proxy.load(name_or_path, device, dtype), layout=layout, length_norm=length_norm, stop=stop)
 
     @property

@@ -46,13 +46,18 @@ def check_lengths(lengths: Sequence[int], limit: int) -> None:
         )
 
 
-def check_settings(layout: str, stop: Sequence[str]) -> None:
-    """Raise SettingError for a layout that does not exist, or stop texts that are none."""
+def check_settings(layout: str, stop: Sequence[str], length_norm: bool) -> None:
+    """Raise SettingError for settings that cannot be."""
     if layout not in get_args(Layout):
         expected = ", ".join(map(repr, get_args(Layout)))
         raise SettingError(f"layout={layout!r}", expected=expected, fix="pass one of them")
-    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
-        raise SettingError(f"stop={stop!r:.80}", expected="texts that are not empty", fix='e.g. ["\n\n"]')
+    listed = isinstance(stop, Sequence) and not isinstance(stop, str)
+    if not listed or not all(isinstance(text, str) and text for text in stop):
+        raise SettingError(
+            f"stop={stop!r:.80}", expected="a list of texts that are not empty", fix=r'e.g. ["\n\n"]'
+        )
+    if not isinstance(length_norm, bool):
+        raise SettingError(f"length_norm={length_norm!r:.80}", expected="true or false", fix="pass one")
 
 
 def _check_messages(index: int, messages: Messages) -> None:

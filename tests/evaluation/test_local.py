@@ -315,7 +315,17 @@ def test_messages_that_the_template_refuses_are_named(chat_target):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"layout": "chat"}, {"stop": "\n"}, {"stop": [""]}, {"stop": [1]}], ids=str
+    "wrong",
+    [
+        {"layout": "chat"},
+        {"stop": "\n"},
+        {"stop": [""]},
+        {"stop": [1]},
+        {"stop": 5},
+        {"stop": None},
+        {"length_norm": "no"},
+    ],
+    ids=str,
 )
 def test_settings_are_checked_before_the_model_is_loaded(wrong, monkeypatch):
     monkeypatch.setattr(Proxy, "load", lambda *args: pytest.fail("loaded"))
