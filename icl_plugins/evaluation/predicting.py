@@ -50,7 +50,7 @@ def choose(
     predictions = tuple(
         None
         if one.answer.scores is None
-        else query.choices[int(np.argmax(np.array(one.answer.scores) - priors.get(to.choices, 0.0)))].strip()
+        else query.choices[_likeliest(one.answer.scores, priors.get(to.choices))].strip()
         for query, to, one in zip(queries, sent, asked, strict=True)
     )
     return Predicted(predictions, tuple(asked), tuple(besides))
@@ -74,6 +74,14 @@ def write(
         for query, one in zip(queries, asked, strict=True)
     )
     return Predicted(predictions, tuple(asked))
+
+
+def _likeliest(scores: Sequence[float], prior: Array | None) -> int:
+    """Return the choice with the highest score above its prior; one that is impossible stays so."""
+    above = np.array(scores)
+    if prior is not None:
+        np.subtract(above, prior, out=above, where=np.isfinite(above))
+    return int(above.argmax())
 
 
 def _read(text: str, end: str | None, choices: Labels, read: Callable[[str], str | None]) -> str | None:

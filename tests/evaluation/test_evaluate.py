@@ -422,6 +422,15 @@ def test_calibration_takes_off_what_the_choices_have_without_content(store):
     assert len(target.asked) == asked
 
 
+def test_a_choice_that_is_impossible_with_and_without_content_is_not_chosen():
+    @dataclass
+    class Sure(Biased):
+        def likes(self, question, own):
+            return (-np.inf, -1.0, -2.0 + any(c.isdigit() for c in question))
+
+    assert evaluate(prompt(), pool(2), Sure(), choices=LABELS, calibrate=True).predictions == (LABELS[2],) * 2
+
+
 def test_calibration_of_choices_of_its_own_is_done_for_each_list():
     target, items = Scorer(), quiz(4)
     target.scores = lambda row, own: (-1.0,) * len(own)
