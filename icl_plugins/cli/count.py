@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Argument, Option
 
 from icl_plugins.cli import options
 from icl_plugins.cli.inputs import SAMPLE_PREFIX, read_source
@@ -22,16 +24,36 @@ icl-plugins count prompt.json --model deepseek/deepseek-chat --tokenizer ./deeps
 icl-plugins count train.csv --question '{text} =>' --answer ' {label}'
 """
 
+Counted = Annotated[
+    str,
+    Argument(metavar="FILE", help="A prompt.json, or a POOL as select takes it: a file or sample:banking77."),
+]
+Tokenizer = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="The target's tokenizer: a folder or Hugging Face id. Default: that of --model, else micro's.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="Count and price a prompt for this model: gpt-4o-mini, deepseek/deepseek-chat, a folder.",
+    ),
+]
+Queries = Annotated[int | None, Option(help="With --model: price so many queries. Default: 1.")]
+
 
 def count(
-    file: options.Counted,
+    file: Counted,
     question: options.Question = None,
     answer: options.Answer = None,
     separator: options.Separator = r"\n\n",
     label_field: options.LabelField = None,
-    tokenizer: options.CountTokenizer = None,
-    model: options.Model = None,
-    queries: options.Queries = None,
+    tokenizer: Tokenizer = None,
+    model: Model = None,
+    queries: Queries = None,
     layout: options.ChatLayout = None,
     as_json: options.Json = False,
 ) -> Result:

@@ -1,9 +1,12 @@
 """`icl-plugins show`: what a saved prompt holds, or the prompt for one query, ready to send."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from icl_plugins.cli import options
+from typer import Argument, Option
+
 from icl_plugins.cli.inputs import parse_pairs
+from icl_plugins.cli.options import Json
 from icl_plugins.cli.outcome import Result, as_json_text
 
 if TYPE_CHECKING:
@@ -18,13 +21,36 @@ icl-plugins show prompt.json --query text="my card has not arrived"
 icl-plugins show prompt.json --query text="my card has not arrived" --as turns
 """
 
+PromptFile = Annotated[Path, Argument(metavar="PROMPT", help="A prompt.json that select has written.")]
+Query = Annotated[
+    list[str] | None,
+    Option(
+        "--query",
+        metavar="FIELD=VALUE",
+        help="A field of a query, repeatable: prints the whole prompt for this query, ready to send.",
+    ),
+]
+Form = Annotated[
+    Literal["text", "turns", "single", "json"],
+    Option(
+        "--as",
+        help="With --query: one text, or chat messages in turns, in a single one, or with a JSON block.",
+    ),
+]
+Tokenizer = Annotated[
+    str,
+    Option(
+        metavar="NAME", help="The target's tokenizer, as folder or Hugging Face id, or the shipped proxy's."
+    ),
+]
+
 
 def show(
-    prompt: options.PromptFile,
-    query: options.Query = None,
-    layout: options.Layout = "text",
-    tokenizer: options.ShownTokenizer = "micro",
-    as_json: options.Json = False,
+    prompt: PromptFile,
+    query: Query = None,
+    layout: Form = "text",
+    tokenizer: Tokenizer = "micro",
+    as_json: Json = False,
 ) -> Result:
     """Show the demonstrations of a saved prompt, or with --query the whole prompt for one query."""
     from icl_plugins.prompt import ManyShotPrompt
