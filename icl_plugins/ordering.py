@@ -12,7 +12,6 @@ from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.features import Features
 from icl_plugins.algorithms.ordering import ascending, distances_to_mean, interleaved, permutations
 from icl_plugins.algorithms.quotas import Quotas
-from icl_plugins.algorithms.scaling import scale_blocks
 from icl_plugins.errors import SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
@@ -61,6 +60,12 @@ class Ordered:
         if isinstance(self.selector, type) or not isinstance(self.selector, Selector):
             raise SettingError(
                 f"selector={self.selector!r:.80}", expected="a selector, e.g. Random()", fix="pass one"
+            )
+        if isinstance(self.selector, Ordered):
+            raise SettingError(
+                f"a selector in the order {self.selector.order!r}",
+                expected="one without an order of its own",
+                fix="pass that selector's own selector",
             )
         check_choice("order", self.order, get_args(Order))
         check_seed(self.seed)
@@ -146,7 +151,7 @@ class Ordered:
             proxy = load_proxy(self._proxy)
             gradients = self.selector._gradients(proxy, selection.pool)
             usable = np.setdiff1d(np.arange(len(selection.pool)), gradients.skipped)
-            features = scale_blocks(Features.of(gradients.blocks).take(usable), self.selector.scaling)
+            features = self.selector._scaled(gradients, usable)
             rows, details = np.searchsorted(usable, selection.indices).tolist(), about(proxy)
         else:
             embeddings = getattr(self.selector, "embeddings", "proxy")

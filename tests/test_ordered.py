@@ -282,7 +282,10 @@ def test_nothing_to_try_orders_on_is_refused_before_the_proxy_is_loaded(pool, mo
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"order": "random"}, {"seed": -1}, {"tries": 0}, {"held_out": True}, {"proxy": 3}, {"selector": Random}],
+    [
+        *({"order": "random"}, {"seed": -1}, {"tries": 0}, {"held_out": True}, {"proxy": 3}),
+        *({"selector": Random}, {"selector": Ordered(Random(), "shuffle")}),
+    ],
     ids=str,
 )
 def test_settings_are_checked(wrong):

@@ -129,6 +129,8 @@ def _left_out(report: Mapping[str, Any]) -> str:
         parts.append(f"Label balance: none, since most of the {len(pool):,} labels occur only once.")
     if report["objective"] is None:
         parts.append("Objective: none, since the method has none.")
+    elif report["objective"]["first"] is None:
+        parts.append("Objective against shots: none, since it is not known in this order.")
     return " ".join(parts)
 
 

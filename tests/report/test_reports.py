@@ -88,6 +88,14 @@ def test_what_cannot_be_shown_is_said(chosen):
     assert "3 examples were left out: too long." in page
 
 
+def test_in_another_order_the_objective_of_the_set_is_told_and_its_trace_is_missed(chosen):
+    selection, features = chosen
+    report = selection_report(selection.reordered(range(15, -1, -1), {"name": "own"}), features=features)
+    assert "Objective against shots: none, since it is not known in this order." in report.html()
+    assert f"{selection.objective[-1]:.4g}" in report.facts["Distance of mean features"]
+    assert [plot.name for plot in report.plots] == ["labels", "map"]
+
+
 def test_a_saved_prompt_is_shown_with_its_scores_and_rows(chosen, tmp_path):
     selection, _ = chosen
     selection.to_prompt("Answer <b>yes</b>.").save(tmp_path / "prompt.json")
