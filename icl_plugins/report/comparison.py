@@ -9,7 +9,14 @@ from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.config import CONTROLS, RANDOM
 from icl_plugins.evaluation.table import HEADERS, averages, gain_text, gains, marked, shots_text
 from icl_plugins.evaluation.table import rows as rows_of
-from icl_plugins.report.comparison_plots import gain_plot, label_kl_plot, time_plot, value_plot
+from icl_plugins.report.comparison_plots import (
+    Looks,
+    gain_plot,
+    label_kl_plot,
+    looks_of,
+    time_plot,
+    value_plot,
+)
 from icl_plugins.report.markup import Markup, Table, element, scrolling_table
 from icl_plugins.report.page import Report, Section
 from icl_plugins.report.plot import require_matplotlib
@@ -36,19 +43,20 @@ def comparison_report(comparison: "Comparison") -> Report:
     for row in rows_of(comparison):
         by_data.setdefault(row.datasets[0], []).append(row)
     metrics = {run.data: run.evaluation.metric for run in comparison.runs}
+    looks = looks_of(dict.fromkeys(run.method for run in comparison.runs))  # the same in every section
     # without random on any data set there is no average to speak of
     over_all = averages(comparison)
     sections = []
     if len(by_data) > 1 and over_all:
         metric = " and ".join(sorted(set(metrics.values())))
         heading = f"Average of {len(by_data)} data sets"
-        sections.append(_section("average", heading, metric, over_all, len(by_data)))
+        sections.append(_section("average", heading, metric, over_all, len(by_data), looks))
     sections += _over_controls(comparison)
     for number, (data, rows) in enumerate(by_data.items(), 1):
-        sections.append(_section(f"data-{number}{_slug(data)}", data, metrics[data], rows, 1))
+        sections.append(_section(f"data-{number}{_slug(data)}", data, metrics[data], rows, 1, looks))
     if over_all:
         methods = _by_method(over_all)
-        plots = (label_kl_plot(methods), time_plot(methods))
+        plots = (label_kl_plot(methods, looks), time_plot(methods))
         sections.append(Section("labels-and-time", "Labels and time", plots))
     if comparison.notes:
         notes = element("ul", *(element("li", note) for note in comparison.notes))
@@ -59,11 +67,13 @@ def comparison_report(comparison: "Comparison") -> Report:
     return Report(title, _facts(comparison), tuple(sections))
 
 
-def _section(name: str, heading: str, metric: str, rows: "Sequence[Row]", datasets: int) -> Section:
+def _section(
+    name: str, heading: str, metric: str, rows: "Sequence[Row]", datasets: int, looks: Looks
+) -> Section:
     methods = _by_method(rows)
-    plots = [value_plot(name, metric, methods)]
+    plots = [value_plot(name, metric, methods, looks)]
     if any(row.gain is not None for row in rows):
-        plots.append(gain_plot(name, methods))
+        plots.append(gain_plot(name, methods, looks))
     table = Table(
         f"{heading}: {metric} in points with 95 % intervals, means of the runs",
         ("method", "shots", *HEADERS[2:]),

@@ -1,6 +1,6 @@
 """The plots of a comparison: what each method is worth, what it gains over random, and what it costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -19,21 +19,31 @@ if TYPE_CHECKING:
     from icl_plugins.evaluation.table import Row
 
 ByMethod = Mapping[str, Sequence["Row"]]
+Looks = Mapping[str, tuple[str, str]]
 
 _MARKERS = "Dos^vPX<>"
 _LEAST_SECONDS = 1e-3
 
 
-def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
+def looks_of(methods: Iterable[str]) -> Looks:
+    """Return the colour and marker of each method: grey for random, then the series, then grey again."""
+    colours, markers = iter(SERIES), cycle(_MARKERS)
+    return {
+        method: (LIGHT["muted"], "o") if method == RANDOM else (next(colours, LIGHT["other"]), next(markers))
+        for method in methods
+    }
+
+
+def value_plot(name: str, metric: str, methods: ByMethod, looks: Looks) -> Plot:
     """Plot the metric against shots: a line for each method, with 95 % intervals; that of random is a band.
 
-    metric: its name. methods: the rows of each, by shots.
+    metric: its name. methods: the rows of each, by shots. looks: see `looks_of`.
     """
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        for at, (method, colour, marker) in enumerate(_looks(methods)):
-            rows = methods[method]
+        for at, (method, rows) in enumerate(methods.items()):
+            colour, marker = looks[method]
             shots = np.array([row.shots for row in rows])
             mean, low, high = (100 * np.array([_bounds(row) for row in rows])).T
             if method == RANDOM:
@@ -47,7 +57,7 @@ def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
         plain_axes(axes)
         axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         ends = {method: 100 * rows[-1].mean.mean for method, rows in methods.items()}
-        name_ends(axes, [(ends[method], short(method), colour) for method, colour, _ in _looks(methods)])
+        name_ends(axes, [(end, short(method), looks[method][0]) for method, end in ends.items()])
 
     description = (
         f"The {metric} of each method in points (hundredths). Upright lines, and for random the band: 95 % "
@@ -57,9 +67,8 @@ def value_plot(name: str, metric: str, methods: ByMethod) -> Plot:
     return Plot(f"{name}-value", f"{_capital(metric)} against shots", description, table, draw, (4.4, 3.8))
 
 
-def gain_plot(name: str, methods: ByMethod) -> Plot:
+def gain_plot(name: str, methods: ByMethod, looks: Looks) -> Plot:
     """Plot the paired differences of each method against random, with 95 % intervals (a forest plot)."""
-    looks = {method: (colour, marker) for method, colour, marker in _looks(methods)}
     lines: list[tuple[str, Row | None]] = []
     for method, rows in methods.items():
         gains = [row for row in rows if row.gain is not None]
@@ -94,13 +103,13 @@ def gain_plot(name: str, methods: ByMethod) -> Plot:
     )
 
 
-def label_kl_plot(methods: ByMethod) -> Plot:
+def label_kl_plot(methods: ByMethod, looks: Looks) -> Plot:
     """Plot the divergence of the labels chosen from those of the pool against shots, for each method."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        for method, colour, marker in _looks(methods):
-            rows = methods[method]
+        for method, rows in methods.items():
+            colour, marker = looks[method]
             line = "--" if method == RANDOM else "-"
             shots, kl = zip(*((row.shots, row.label_kl) for row in rows), strict=True)
             axes.plot(shots, kl, color=colour, marker=marker, ms=4.5, ls=line)
@@ -109,7 +118,7 @@ def label_kl_plot(methods: ByMethod) -> Plot:
         plain_axes(axes)
         axis_of_shots(axes, [round(row.shots) for rows in methods.values() for row in rows])
         ends = {method: rows[-1].label_kl for method, rows in methods.items()}
-        name_ends(axes, [(ends[method], short(method), colour) for method, colour, _ in _looks(methods)])
+        name_ends(axes, [(end, short(method), looks[method][0]) for method, end in ends.items()])
 
     description = (
         "How far the labels of the demonstrations are from those of the pool: KL(selection || pool) in nats, "
@@ -147,17 +156,6 @@ def time_plot(methods: ByMethod) -> Plot:
     )
     table = _table("Seconds and cost of each method", methods, ("choosing s", "target s", "cost USD"))
     return Plot("time", "Time of each method", description, table, draw, (4.4, 1.1 + 0.25 * len(last)))
-
-
-def _looks(methods: ByMethod) -> list[tuple[str, str, str]]:
-    """Return the colour and marker of each method: grey for random, then the series, then grey again."""
-    colours, markers = iter(SERIES), cycle(_MARKERS)
-    return [
-        (method, LIGHT["muted"], "o")
-        if method == RANDOM
-        else (method, next(colours, LIGHT["other"]), next(markers))
-        for method in methods
-    ]
 
 
 def _bounds(row: "Row") -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
+from matplotlib.figure import Figure
 from report_samples import make_comparison, make_selection
 
 from icl_plugins.cli import run
@@ -156,6 +157,20 @@ def test_each_plot_of_a_comparison_has_the_rows_of_every_method(comparison):
         expected = [cell for cell in cells if not (name.endswith("gain") and cell[0] == "random")]
         assert [cell for cell in methods if cell[1] in ("4", "16")] == expected
         assert sum(shots == "max (20)" for _, shots in methods) == len(expected) // 2
+
+
+def test_a_method_looks_the_same_where_another_is_missing(comparison):
+    runs = tuple(run for run in comparison.runs if (run.data, run.method) != ("second", "kmeans"))
+    plots = {plot.name: plot for plot in comparison_report(replace(comparison, runs=runs)).plots}
+    colours = []
+    for name in ("data-1-first-b-gain", "data-2-second-gain"):
+        figure = Figure()
+        plots[name].draw(figure)
+        points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "")]
+        colours.append({line.get_color(): line.get_marker() for line in points})
+    assert len(colours[0]) == 2 and len(colours[1]) == 1
+    assert colours[1].items() <= colours[0].items()
+    assert list(colours[1]) == [list(colours[0])[1]]  # gradient_matching comes behind kmeans
 
 
 def test_one_data_set_has_no_average_and_many_methods_keep_their_names():
