@@ -1,5 +1,6 @@
 """The data sets of a comparison: pool and items drawn, and no item in the pool."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from icl_plugins.duplicates import normalise
 from icl_plugins.errors import DataError
 from icl_plugins.evaluation.answers import item_choices, label_choices
 from icl_plugins.evaluation.config import Config, DataConfig
-from icl_plugins.evaluation.golds import Choices
+from icl_plugins.evaluation.golds import Choices, plain
 from icl_plugins.examples import Pool
 
 
@@ -42,8 +43,8 @@ def load_data(config: Config, data: DataConfig) -> DataSet:
     else:
         test = Pool.from_file(data.test, data.template, label_field=data.label)
     items = _drawn(test, wanted, [config.seed, 0])
-    asked = set(_questions(test))
-    apart = [row for row, question in enumerate(_questions(train)) if question not in asked]
+    asked = set[Hashable]().union(*_questions(test))
+    apart = [row for row, questions in enumerate(_questions(train)) if not questions & asked]
     overlap = len(train) - len(apart)
     if overlap and config.on_overlap == "error":
         raise DataError(
@@ -74,5 +75,7 @@ def _subset(pool: Pool, rows: list[int], data: DataConfig) -> Pool:
     return pool.subset(rows)
 
 
-def _questions(pool: Pool) -> list[tuple[str, ...]]:
-    return [tuple(map(normalise, pool.template.question_values(example))) for example in pool]
+def _questions(pool: Pool) -> list[set[Hashable]]:
+    """Return the two ways in which each question is compared: field by field, and as `evaluate` does it."""
+    values = (tuple(map(normalise, pool.template.question_values(example))) for example in pool)
+    return [{fields, plain(text)} for fields, text in zip(values, pool.questions, strict=True)]

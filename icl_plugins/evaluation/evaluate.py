@@ -6,9 +6,8 @@ from typing import Literal, TypedDict
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import DataError, SettingError, TargetError
-from icl_plugins.evaluation.answers import folded
 from icl_plugins.evaluation.asking import Query
-from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, some_items, unreachable
+from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, plain, some_items, unreachable
 from icl_plugins.evaluation.metrics import Metric, as_metric
 from icl_plugins.evaluation.predicting import Predicted, choose, write
 from icl_plugins.evaluation.results import Evaluation
@@ -101,8 +100,8 @@ def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
     """Return the rows of the items that are no demonstrations."""
     if on_overlap not in ("error", "drop"):
         raise SettingError(f"on_overlap={on_overlap!r}", expected="'error' or 'drop'", fix="pass one of them")
-    shown = {_plain(question) for question, _ in prompt.demonstrations}
-    overlap = [row for row, question in enumerate(items.questions) if _plain(question) in shown]
+    shown = {plain(question) for question, _ in prompt.demonstrations}
+    overlap = [row for row, question in enumerate(items.questions) if plain(question) in shown]
     if overlap and (on_overlap == "error" or len(overlap) == len(items)):
         raise DataError(
             f"{len(overlap)} items that are also demonstrations: {some_items(overlap)}",
@@ -110,10 +109,6 @@ def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
             fix='leave them out of the pool that is chosen from, or pass on_overlap="drop"',
         )
     return sorted(set(range(len(items))) - set(overlap))
-
-
-def _plain(question: str) -> str:
-    return " ".join(folded(question).split())
 
 
 def _errors(predicted: Predicted) -> dict[int, str]:

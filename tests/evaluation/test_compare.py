@@ -181,6 +181,21 @@ def test_pool_rows_that_ask_what_an_item_asks_are_dropped_and_counted(files):
     assert data.notes == ("one: 1 rows of train that ask what a row of test asks are left out",)
 
 
+def test_no_pool_row_is_what_evaluate_would_take_for_an_item(tmp_path):
+    """Texts that differ field by field, but not in the question that the target reads."""
+    for part, rows in {
+        "train": [("one two", "three"), ("??", "x"), ("other", "x"), ("another", "x")],
+        "test": [("one", "two three"), ("?? ", "x")],
+    }.items():
+        lines = [json.dumps({"a": a, "b": b, "label": LABELS[0]}) for a, b in rows]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines), "utf-8")
+    train, test = (str(tmp_path / f"{part}.jsonl") for part in ("train", "test"))
+    config = _config(DataConfig("pairs", train, Template("{a} {b}:", " {label}"), test))
+    data = load_data(config, config.datasets[0])
+    assert data.pool.questions == ("other x:", "another x:")
+    assert data.notes == ("pairs: 2 rows of train that ask what a row of test asks are left out",)
+
+
 def test_overlap_is_refused_where_the_config_says_so(files):
     with pytest.raises(DataError, match="one: 1 rows of train"):
         load_data(_config(files(), on_overlap="error"), files())
