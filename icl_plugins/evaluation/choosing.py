@@ -1,7 +1,7 @@
 """The selections of a comparison, each made once and kept as a prompt in the folder of the comparison."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import icl_plugins
 from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
+from icl_plugins.errors import BudgetError
 from icl_plugins.evaluation.config import Config, MethodConfig
 from icl_plugins.evaluation.datasets import DataSet
 from icl_plugins.evaluation.equal_cost import Price, matching_price, set_price
@@ -104,14 +105,24 @@ class Chooser:
         if plan.method.nested and plan.limit is None:
             numbers = [shots for shots in self._config.shots if shots != "max" and self._room.holds(shots)]
             plans = [self._plan(replace(cell, asked=shots)) for shots in sorted(numbers)]
-        selector, most = plan.method.selector_of(**plan.given), plans[-1]
+        try:
+            self._make_all(plans)
+        except BudgetError:
+            if plans[-1].shots == plan.shots:
+                raise
+            self._make_all([plan])  # the method cannot use enough of the pool for the most shots
+
+    def _make_all(self, plans: Sequence[_Plan]) -> None:
+        """Choose for the last plan, and save for each the beginning that it asks for."""
+        most = plans[-1]
+        selector = most.method.selector_of(**most.given)
         selection, seconds = _timed(
             lambda: selector.select(
-                self._data.pool, most.shots, max_tokens=most.limit, quotas=plan.method.quotas
+                self._data.pool, most.shots, max_tokens=most.limit, quotas=most.method.quotas
             ),
-            plan.given.get("store"),
+            most.given.get("store"),
         )
-        plan.path.parent.mkdir(exist_ok=True)
+        most.path.parent.mkdir(exist_ok=True)
         for one in (one for one in plans if not one.path.exists()):
             head = selection.head(one.shots or len(selection)) if len(plans) > 1 else selection
             self._prompt(head, seconds).save(one.path)

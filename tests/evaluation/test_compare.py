@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -351,6 +352,19 @@ def test_a_nested_method_chooses_once_what_it_would_choose_for_each_number(files
         assert one.prompt.fingerprint == alone.to_prompt().fingerprint
         assert one.label_kl == alone.report()["label_kl"]
         assert one.objective == pytest.approx(alone.objective[-1] if alone.objective else None)
+
+
+@pytest.mark.parametrize("selector", ["LatentBayesian", "GradientMatching"])
+def test_a_nested_method_that_skips_examples_still_chooses_the_fewer(files, run, tmp_path, selector):
+    data = files()
+    rows = [{"text": f"{'long ' * 600 * (i % 2)}text {i}", "label": LABELS[i % 3]} for i in range(12)]
+    Path(data.train).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    settings = {**QUICK, "on_too_long": "skip", **({"swaps": 0} if selector == "GradientMatching" else {})}
+    cheap = dict.fromkeys(CONTROLS, MethodConfig("Random", seeds=1))
+    methods = {**cheap, "nested": MethodConfig(selector, settings)}
+    comparison = run(_config(data, shots=(2, 8), methods=methods), limit=None)
+    assert [r.shots for r in comparison.runs if r.method == "nested"] == [2]
+    assert any("no nested with 8 shots, seed 0" in note for note in comparison.notes)
 
 
 def test_what_swaps_quotas_or_an_order_change_is_not_nested():
