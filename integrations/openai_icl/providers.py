@@ -1,6 +1,7 @@
 """Where requests go, and with which key."""
 
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -79,6 +80,16 @@ def resolve_url(model: str, base_url: str | None) -> str:
             fix='write it like "http://127.0.0.1:8000/v1", and pass the key as api_key',
         )
     return base_url.rstrip("/")
+
+
+def check_variable(name: str | None) -> None:
+    """Raise SettingError, which does not show it, for what is no name of a variable and may be the key."""
+    if name is not None and not (isinstance(name, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)):
+        raise SettingError(
+            "an api_key_env that is no name of an environment variable",
+            expected="a name such as OPENAI_API_KEY",
+            fix="put the key into a variable, and the name of that variable here",
+        )
 
 
 def key_variable(chosen: str | None, base_url: str) -> str:

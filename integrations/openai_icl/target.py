@@ -13,7 +13,15 @@ from icl_plugins.prompt import Layout
 from openai_icl import table
 from openai_icl._extra import missing
 from openai_icl.known_model import KnownModel
-from openai_icl.providers import OPENAI, Key, find_key, key_variable, provider_of, resolve_url
+from openai_icl.providers import (
+    OPENAI,
+    Key,
+    check_variable,
+    find_key,
+    key_variable,
+    provider_of,
+    resolve_url,
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,12 @@ class ChatTarget:
         if self.temperature is not None:
             _check_number("temperature", self.temperature)
         resolve_url(self.model, self.base_url)
+        check_variable(self.api_key_env)
         if isinstance(self.api_key, str):
             object.__setattr__(self, "api_key", Key(self.api_key))
+        elif not isinstance(self.api_key, Key | None):
+            kind = type(self.api_key).__name__
+            raise SettingError(f"a {kind} as api_key", expected="text", fix="pass the key itself, or nothing")
 
     @property
     def name(self) -> str:

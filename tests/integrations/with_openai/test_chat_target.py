@@ -149,6 +149,8 @@ def test_the_fingerprint_is_of_what_answers_depend_on(make_target):
         {"base_url": "http://host/v1?key=1"},
         {"base_url": "http://host/v1#hidden"},
         {"base_url": 8000},
+        {"api_key": b"hidden"},
+        {"api_key_env": "sk-hidden"},
         {"layout": "yaml"},
         {"temperature": float("nan")},
         {"temperature": "hot"},
