@@ -319,13 +319,9 @@ def test_gradients_are_computed_once_for_each_seed_and_counted_in_every_run(
     }
     comparison = run(_config(files(), methods=methods))
     assert sorted(calls) == [0, 0, 1]  # seeds 0 and 1 of the first tuning, and the longer one
-    for method in "abc":
-        runs = [r for r in comparison.runs if (r.method, r.seed) == (method, 0)]
-        spent = comparison.runs and min(r.select_seconds for r in runs)
-        assert (
-            spent
-            > 0.5 * max(r.select_seconds for r in comparison.runs if (r.method, r.seed) == ("a", 0)) / 10
-        )
+    spent = [json.loads(path.read_text()) for path in (tmp_path / "work" / "gradients").glob("*.seconds")]
+    shared = [r.select_seconds for r in comparison.runs if r.method in {*"abcd"}]
+    assert len(spent) == 3 and min(shared) >= min(spent) - 0.002  # both are rounded
 
 
 @pytest.mark.parametrize(
