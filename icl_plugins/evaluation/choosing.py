@@ -140,15 +140,12 @@ class Chooser:
         """Return what the comparison sets of a selector."""
         given: dict[str, Any] = {"seed": seed, "tokenizer": self._room.tokens}
         if method.needs_proxy:
-            given["proxy"] = self._proxy(method)
+            given["proxy"] = self._load(method.proxy(self._config.proxy))
         if method.equal_cost:
             given["sets"] = self._equal_sets(method, shots or self._room.expected_shots)
         if method.selector == "GradientMatching":
             given["store"] = self._folder / "gradients" / self._gradients_name(method, given)
         return given
-
-    def _proxy(self, method: MethodConfig) -> "Proxy":
-        return self._load(str(method.settings.get("proxy", self._config.proxy)))
 
     def _gradients_name(self, method: MethodConfig, given: dict[str, Any]) -> str:
         selector = settings(replace(method, order="greedy").selector_of(**given))
@@ -160,7 +157,7 @@ class Chooser:
         matching = self._config.matching
         selector: Any = replace(matching, order="greedy").selector_of()
         best: Any = replace(method, order="greedy").selector_of(sets=1)
-        proxies = self._proxy(matching), self._proxy(method)
+        proxies = [self._load(one.proxy(self._config.proxy)) for one in (matching, method)]
         prices = [Price.of(proxy) for proxy in proxies]
         lengths = [proxy.count_tokens(self._data.pool.texts) for proxy in proxies]
         one = set_price(prices[1], lengths[1], shots, best.held_out)

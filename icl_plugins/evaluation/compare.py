@@ -54,12 +54,15 @@ def compare(
     met, or whose prompt the proxy cannot read, is left out and told in the notes.
     Repeated, it gives an equal comparison: seconds, tokens and costs stay those of the first time.
 
-    Raises SettingError and DataError before anything runs, StoreLockedError where another run has the
-    folder, TargetError, and what selectors raise; the work so far is kept then, and where it is interrupted.
+    Raises SettingError, DataError and ProxyError before anything runs, StoreLockedError where another run has
+    the folder, TargetError, and what selectors raise; the work so far is kept then, also on an interrupt.
     """
     for data, room in parts:
         _check(config, data, room)
     load = cache(lambda name: (loaded or {}).get(name) or load_proxy(name))
+    for method in config.methods.values():
+        if method.needs_proxy:
+            load(method.proxy(config.proxy))  # it stays loaded; one that cannot be is told now
     runs: list[Run] = []
     notes: list[str] = []
     with _locked(folder), ResultStore(folder / "results.sqlite") as store:

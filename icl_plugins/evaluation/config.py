@@ -69,9 +69,7 @@ class DataConfig:
         check_name("name", self.name)
         if as_metric(self.metric).of_labels and self.choices is None:
             raise SettingError(
-                f"metric {self.metric} with choices null",
-                expected="choices, whose labels it compares, or a metric of free text such as exact_match",
-                fix="correct metric or choices",
+                f"metric {self.metric} with choices null", expected="choices to name", fix="set either"
             )
         check_numbers(self, ("max_tokens", "pool", "items"))
 
@@ -127,6 +125,10 @@ class MethodConfig:
     def needs_proxy(self) -> bool:
         """Whether a proxy is asked."""
         return "proxy" in self._fields or self.order in ("easy_to_hard", "nearest_last", "search")
+
+    def proxy(self, default: str) -> str:
+        """Return the name of the proxy, where one is asked."""
+        return str(self.settings.get("proxy", default))
 
     @property
     def seeded(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from icl_plugins import BestOfN, GradientMatching, ManyShotPrompt, Proxy, Random, Template
-from icl_plugins.errors import DataError, SettingError, StoreLockedError, TargetError
+from icl_plugins.errors import DataError, ProxyError, SettingError, StoreLockedError, TargetError
 from icl_plugins.evaluation.choosing import Cell, Chooser, _timed
 from icl_plugins.evaluation.compare import compare
 from icl_plugins.evaluation.config import CONTROLS, Config, DataConfig, MethodConfig
@@ -246,6 +246,13 @@ def test_what_would_stop_it_later_is_refused_before_anything_runs(
 ):
     with pytest.raises(error, match=says):
         run(_config(files(), files("two", **dataset), methods=methods))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_proxy_that_is_not_there_is_told_before_anything_runs(files, run, tmp_path):
+    methods = {"m": MethodConfig("GradientMatching", {**QUICK, "proxy": str(tmp_path / "none")})}
+    with pytest.raises(ProxyError, match="none"):
+        run(_config(files(), methods=methods))
     assert not (tmp_path / "work").exists()
 
 
