@@ -68,8 +68,6 @@ decay over the last 35 % of the steps, bfloat16 products, batches of 4,096 (sing
 ## Limits
 
 * Trained on English, with a little of other languages (home-assistant intents, dates and numbers).
-* The stage "written names" was put in at step 3,250 of the run, which went on from its checkpoint there
-  (docs/lab-notes.md); the script as it stands goes through the same stages in one go.
 * Some names draw answers whatever the question, so that with few classes, long texts and names that it
   hardly saw (AG News) it may be below chance.
 * What a text is about, it tells by its words. Sentiment, inference and arithmetic are beyond it.
