@@ -492,7 +492,10 @@ def test_results_of_unusual_characters_are_utf8(capfdbinary):
 
 
 def test_sigint_ends_a_real_process_with_130(work):
-    code = "import os, sys; from icl_plugins.cli import run, select\n"
+    code = "import os, signal, sys; from icl_plugins.cli import run, select\n"
+    code += (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by what runs in the background
+    )
     code += f"select.read_source = lambda *_, **__: os.kill(os.getpid(), {int(signal.SIGINT)})\n"
     code += "sys.exit(run(['select', 'x.jsonl', '-n', '1', '-m', 'random', '-o', 'p.json']))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -66,7 +66,8 @@ def test_a_server_that_went_away_is_tried_again_and_then_stops_everything(faults
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TargetError, match="cannot be reached"):
         patch.setattr(Conversation, "_wait", counted)
         ask(*"abc", concurrency=1, retries=2, on_answer=lambda *_: faults.close())
-    assert slept[-3:] == [True, True, True] and len(faults.asked) <= 2
+    # The first may find the connection cut; the others find nobody.
+    assert len(slept) >= 3 and slept[-2:] == [True, True] and len(faults.asked) <= 2
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 529])
@@ -172,6 +173,15 @@ def test_an_error_of_the_caller_ends_what_is_under_way(faults, ask):
     assert faults.under_way and not portals()  # the server still works on what nobody waits for
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also in a test run that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_what_is_under_way(faults, ask):
     def interrupted(query, n):
         if query == "c":
