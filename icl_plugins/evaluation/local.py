@@ -47,7 +47,6 @@ class LocalTarget:
         from icl_plugins.proxy.chat import ChatText, PlainText
         from icl_plugins.proxy.continuation import RequestEncoder
         from icl_plugins.proxy.prefix_state import PrefixState
-        from icl_plugins.proxy.shared_prefix import SharedPrefix
 
         check_settings(layout, stop, length_norm)
         self.proxy = proxy
@@ -55,7 +54,7 @@ class LocalTarget:
         self._layout = layout
         self._texts = PlainText(proxy.encoder) if layout == "single" else ChatText(proxy.tokenizer)
         self._encoder = RequestEncoder(self._texts.tokenize)
-        self._shared = SharedPrefix(proxy)
+        self._shared = proxy.shared_prefix
         self._state = PrefixState()
         self.reasons = {**proxy.reasons, "shared prefix": self._shared.reason}
 

@@ -20,6 +20,7 @@ from icl_plugins.proxy.probe import probe
 
 if TYPE_CHECKING:
     from icl_plugins.examples import Pool
+    from icl_plugins.proxy.shared_prefix import SharedPrefix
 
 __all__ = ["OnTooLong", "Proxy"]
 
@@ -79,6 +80,13 @@ class Proxy:
     def fingerprint(self) -> dict[str, str]:
         """sha256 of the weights (names, dtypes, bytes, and the config) and of the tokenizer's definition."""
         return {"weights": _weights_hash(self.model), "tokenizer": self.encoder.fingerprint}
+
+    @cached_property
+    def shared_prefix(self) -> "SharedPrefix":
+        """What reads a prefix once and continues it many times, in the way that was proven on this model."""
+        from icl_plugins.proxy.shared_prefix import SharedPrefix
+
+        return SharedPrefix(self)
 
     def encode(
         self, pool: "Pool", *, on_too_long: OnTooLong = "error", prefix_length: int = 0

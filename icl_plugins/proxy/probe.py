@@ -12,7 +12,8 @@ from icl_plugins.proxy.batching import is_out_of_memory
 from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.forward import Batch, answer_losses, collate, frozen, run
 
-_FAILURES = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, RuntimeError)
+# What a model may raise when it is asked for something that it cannot do.
+FAILURES = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def probe(model: Any, device: torch.device) -> Abilities:
     try:
         with frozen(model), torch.inference_mode(False):
             return _probe(model, device)
-    except _FAILURES as error:
+    except FAILURES as error:
         if isinstance(error, ProxyError) or is_out_of_memory(error):
             raise
         raise _incapable(f"cannot be run on embeddings: {error}") from error
@@ -64,7 +65,7 @@ def _probe(model: Any, device: torch.device) -> Abilities:
     def proven(slice_head: bool, tail: Iterable[torch.nn.Module]) -> bool:
         try:
             sliced = _losses_and_gradients(model, padded, prefix, slice_head=slice_head, tail=tail)
-        except _FAILURES as error:
+        except FAILURES as error:
             if is_out_of_memory(error):
                 raise
             return False

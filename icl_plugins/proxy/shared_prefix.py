@@ -10,13 +10,13 @@ from icl_plugins.proxy.batching import TokenBudget, is_out_of_memory, run_batche
 from icl_plugins.proxy.encoding import Encoded
 from icl_plugins.proxy.prefix_paths import Ended, generate_one, generate_packed, score_rows, score_tree
 from icl_plugins.proxy.prefix_state import PrefixState, read
+from icl_plugins.proxy.probe import FAILURES
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
 Way = Literal["tree", "rows", "whole"]
 
-_FAILURES = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, RuntimeError)
 # Tokens per pack and the fixed cost of one in tokens. A larger pack is mostly what its tokens must not see.
 _BUDGETS = {"cpu": (512, 32), "cuda": (4096, 512)}
 # Rope types whose frequencies depend on the length of the whole text: keys of a prefix do not last.
@@ -28,7 +28,8 @@ class SharedPrefix:
 
     way: "tree" packs all that stands behind the prefix into one row, so that nothing of the prefix is copied
     for a query; "rows" expands its keys and values for a batch; "whole" reads the prefix again each time.
-    Taken is the first that gives what a plain forward of the whole text gives; reason says why.
+    Taken is the first that gives what a plain forward of the whole text gives; reason says why. Trying costs
+    a few forwards: `Proxy.shared_prefix` is one that is made once.
     """
 
     def __init__(self, proxy: "Proxy") -> None:
@@ -114,7 +115,7 @@ def choose_way(proxy: "Proxy") -> tuple[Way, str]:
     for way, score in ways.items():
         try:
             wrong = float(np.abs(score(read(proxy, prefix, PrefixState())) - expected).max())
-        except _FAILURES as error:
+        except FAILURES as error:
             if is_out_of_memory(error):
                 raise
             why.append(f"{way}: {type(error).__name__}: {error}"[:160])

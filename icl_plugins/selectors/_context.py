@@ -25,7 +25,6 @@ def context_losses(
     """
     from icl_plugins.proxy.chat import PlainText
     from icl_plugins.proxy.continuation import RequestEncoder
-    from icl_plugins.proxy.shared_prefix import SharedPrefix
     from icl_plugins.proxy.token_tree import common_length
 
     context = "".join(text + separator for text in demonstrations)
@@ -48,7 +47,7 @@ def context_losses(
         )
     stems = [request.stem for request in requests]
     common = common_length(min(stems), max(stems))
-    shared = SharedPrefix(proxy)
+    shared = proxy.shared_prefix
     state = shared.read(stems[0][:common])
     losses = np.empty(len(requests))
     for rows, scores in shared.score(state, [request.behind(common) for request in requests]):

@@ -5,6 +5,7 @@ import pytest
 
 from icl_plugins import BestOfN, Pool, Random
 from icl_plugins.errors import BudgetError, NonFiniteError, SettingError, TooLongError
+from icl_plugins.proxy import shared_prefix
 from icl_plugins.proxy.model import Proxy
 from icl_plugins.selectors import best_of_n
 from icl_plugins.selectors._context import context_losses
@@ -78,6 +79,15 @@ def test_the_set_with_the_lowest_loss_is_kept(reader, pool):
     np.testing.assert_allclose(selection.details["set_losses"], losses, rtol=1e-5)
     assert selection.indices == sets[int(np.argmin(losses))]
     np.testing.assert_allclose(selection.scores, [-min(losses)] * 3, rtol=1e-5)
+
+
+def test_the_model_is_tried_out_once_for_all_sets(make_model, tokenizer, pool, monkeypatch):
+    tried = []
+    choose_way = shared_prefix.choose_way
+    monkeypatch.setattr(shared_prefix, "choose_way", lambda proxy: tried.append(proxy) or choose_way(proxy))
+    proxy = Proxy.from_model(make_model(max_position_embeddings=2048), tokenizer)
+    BestOfN(sets=3, held_out=4, proxy=proxy).select(pool, 4)
+    assert tried == [proxy]
 
 
 def test_one_set_is_what_random_selects(reader, pool):
