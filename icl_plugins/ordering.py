@@ -51,8 +51,8 @@ class Ordered:
     selector: Selector
     order: Order = "greedy"
     seed: int = 0
-    tries: int = 8
-    held_out: int = 64
+    tries: int = 16
+    held_out: int = 128
     proxy: "str | Proxy" = "micro"
 
     def __post_init__(self) -> None:

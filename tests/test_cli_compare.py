@@ -20,7 +20,7 @@ from icl_plugins.evaluation.table import averages
 
 LABELS = ("card", "rate")
 CONTROLS = {
-    "random": {"selector": "Random", "seeds": 2},
+    "random": {"selector": "Random", "seeds": 10},
     "stratified_random": {"selector": "Random", "quotas": "proportional", "seeds": 1},
     "kmeans": {"selector": "KMeans", "seeds": 1},
     "best_of_n": {"selector": "BestOfN", "settings": {"sets": 1, "held_out": 2}, "seeds": 1},

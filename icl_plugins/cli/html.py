@@ -13,6 +13,7 @@ from typer import Argument, Option
 from icl_plugins.cli.inputs import check_writable
 from icl_plugins.cli.options import Json, PlotsFolder
 from icl_plugins.cli.outcome import Result, as_json_text
+from icl_plugins.cli.target import cost_text
 from icl_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Asked:
 
         inner: Any = getattr(selector, "selector", selector)
         cost = {"Tokens of the prompt": f"{told['prompt_tokens']:,}, counted with {told['tokenizer']}"}
+        if dollars := cost_text(told):
+            cost[f"Cost with {told['target']}"] = dollars
         with shown_progress(downloads=False):
             made = selection_report(
                 selection,

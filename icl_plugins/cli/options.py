@@ -119,7 +119,7 @@ OrderName = Annotated[
         "--order",
         rich_help_panel=_METHOD,
         help="Of the demonstrations: as chosen (greedy), lowest loss first, labels spread evenly, nearest to "
-        "the pool's mean last, a permutation by --seed, or the best of 8 orders on other examples.",
+        "the pool's mean last, a permutation by --seed, or the best of 16 orders on other examples.",
     ),
 ]
 Proxy = Annotated[

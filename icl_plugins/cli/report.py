@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from icl_plugins.cli.target import cost_text
+
 if TYPE_CHECKING:
     from icl_plugins.cli.inputs import Source
     from icl_plugins.prompt import ManyShotPrompt
@@ -68,6 +70,7 @@ def selection_view(report: Mapping[str, Any]) -> RenderableType:
             ("labels", _labels(report)),
             ("gradients", _gradients(report)),
             ("tokens", _tokens(report)),
+            ("cost", cost_text(report)),
             ("left out", _left_out(report)),
             ("duplicates", _duplicates(report["duplicate_groups"])),
             ("time", _seconds(report)),

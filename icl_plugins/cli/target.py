@@ -7,10 +7,14 @@ from icl_plugins.cli.outcome import Result, as_json_text
 from icl_plugins.errors import BudgetError, SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from openai_icl import ChatTokens, PromptCount
 
     from icl_plugins.prompt import Layout, ManyShotPrompt
     from icl_plugins.selection import Selection
+
+_QUERIES = 1000  # that the cost of a selection is told for
 
 
 def chat_tokens(
@@ -50,6 +54,12 @@ def chat_counts(selection: "Selection", prompt: "ManyShotPrompt", chat: "ChatTok
 
     total = chat.total(selection.pool, selection.indices)
     query = chat.longest(selection.pool)
+    counted = count_prompt(prompt, chat.target, queries=_QUERIES, layout=chat.layout, query=query)
+    cost = {
+        "queries": counted.queries,
+        "without_caching": counted.cost_without_caching,
+        "with_caching": counted.cost_with_caching,
+    }
     return {
         "target": chat.target.name,
         "layout": chat.layout,
@@ -57,8 +67,19 @@ def chat_counts(selection: "Selection", prompt: "ManyShotPrompt", chat: "ChatTok
         "tokens": total,
         "prompt_tokens": total,
         "shot_tokens": chat.costs(selection.pool.subset(selection.indices)),
-        "warnings": count_prompt(prompt, chat.target, layout=chat.layout, query=query).warnings,
+        "cost": cost,
+        "warnings": counted.warnings,
     }
+
+
+def cost_text(told: "Mapping[str, Any]") -> str:
+    """Return what `chat_counts` tells of the cost in words; nothing where no prices are known."""
+    cost = told.get("cost") or {}
+    if cost.get("without_caching") is None:
+        return ""
+    cached = cost["with_caching"]
+    least = "" if cached in (None, cost["without_caching"]) else f", {cached:,.4f} USD at least with caching"
+    return f"{cost['without_caching']:,.4f} USD for {cost['queries']:,} queries{least}"
 
 
 def for_model(

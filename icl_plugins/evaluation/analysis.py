@@ -1,7 +1,9 @@
 """Error analysis: which labels are mistaken for which, and which items flip between two prompts."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.results import Evaluation
@@ -67,4 +69,36 @@ def flips(before: Evaluation, after: Evaluation) -> Flips:
         broken=tuple(item for item, (old, new) in pairs if old > new),
         both_right=tuple(item for item, (old, new) in pairs if old == new >= 1),
         both_wrong=tuple(item for item, (old, new) in pairs if old == new < 1),
+    )
+
+
+def mean_mistakes(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str | None], float]:
+    """Return (gold, prediction) -> how often that went wrong in an evaluation on average, frequent first.
+
+    A prediction of None: unparsed or failed.
+    """
+    totals = Counter[tuple[str, str | None]]()
+    for evaluation in evaluations:
+        for gold, prediction, count in confusion(evaluation).mistakes():
+            totals[gold, prediction] += count
+    return {pair: count / len(evaluations) for pair, count in totals.most_common()}
+
+
+def mean_flips(
+    before: Sequence[Evaluation], after: Sequence[Evaluation]
+) -> tuple[float, float, float, float]:
+    """Return how many items were fixed, broken, right both times and wrong both times: means over all pairs.
+
+    Raises SettingError for evaluations of other items.
+    """
+    pairs = [flips(old, new) for old, new in product(before, after)]
+
+    def mean(parts: Iterable[Sequence[int]]) -> float:
+        return sum(map(len, parts)) / len(pairs)
+
+    return (
+        mean(pair.fixed for pair in pairs),
+        mean(pair.broken for pair in pairs),
+        mean(pair.both_right for pair in pairs),
+        mean(pair.both_wrong for pair in pairs),
     )

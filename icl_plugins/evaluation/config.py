@@ -19,6 +19,7 @@ EQUAL_COST = "equal_cost"
 # what a comparison sets itself, the same for all methods
 _OURS = ("seed", "store", "tokenizer")
 _RANK = ("BM25", "LatentBayesian", "Random", "Similarity")
+_LEAST_RANDOM = 10  # seeds
 _SELECTORS = ("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity")
 
 
@@ -142,7 +143,7 @@ class MethodConfig:
 
 # Always compared, unless the config has a method of the same name.
 CONTROLS = {
-    RANDOM: MethodConfig("Random", seeds=10),
+    RANDOM: MethodConfig("Random", seeds=_LEAST_RANDOM),
     "stratified_random": MethodConfig("Random", quotas="proportional"),
     "kmeans": MethodConfig("KMeans"),
     "best_of_n": MethodConfig("BestOfN", settings={"sets": EQUAL_COST}),
@@ -187,6 +188,12 @@ class Config:
                 fix="give your method another name",
             )
         object.__setattr__(self, "methods", methods)
+        if len(self.seeds_of(RANDOM)) < _LEAST_RANDOM:
+            raise SettingError(
+                f"methods.{RANDOM} with {len(self.seeds_of(RANDOM))} seeds",
+                expected=f"{_LEAST_RANDOM} at least, since every gain is a difference to their mean",
+                fix="raise its seeds, or leave it out: it is always compared",
+            )
 
     @property
     def matching(self) -> MethodConfig:

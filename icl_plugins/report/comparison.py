@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.config import CONTROLS, RANDOM
+from icl_plugins.evaluation.error_table import FLIP_HEADERS, ErrorTable, error_tables
 from icl_plugins.evaluation.table import HEADERS, averages, gain_text, gains, marked, shots_text
 from icl_plugins.evaluation.table import rows as rows_of
 from icl_plugins.report.comparison_plots import (
@@ -17,7 +18,7 @@ from icl_plugins.report.comparison_plots import (
     time_plot,
     value_plot,
 )
-from icl_plugins.report.markup import Markup, Table, element, scrolling_table
+from icl_plugins.report.markup import Markup, Table, element, joined, scrolling_table
 from icl_plugins.report.page import Report, Section
 from icl_plugins.report.plot import require_matplotlib
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def comparison_report(comparison: "Comparison") -> Report:
-    """Report a comparison: the metric against shots, gain over random, label KL, time, and the tables.
+    """Report a comparison: the metric against shots, gain over random, label KL, time, tables and errors.
 
     Means over all data sets come first, then each data set; everything with 95 % intervals. Raises
     OptionalDependencyError without matplotlib, SettingError for a comparison without runs.
@@ -54,6 +55,7 @@ def comparison_report(comparison: "Comparison") -> Report:
     sections += _over_controls(comparison)
     for number, (data, rows) in enumerate(by_data.items(), 1):
         sections.append(_section(f"data-{number}{_slug(data)}", data, metrics[data], rows, 1, looks))
+    sections += [_errors(number, found) for number, found in enumerate(error_tables(comparison), 1)]
     if over_all:
         methods = _by_method(over_all)
         plots = (label_kl_plot(methods, looks), time_plot(methods))
@@ -92,6 +94,21 @@ def _over_controls(comparison: "Comparison") -> list[Section]:
     caption = "In points with 95 % intervals, on the data sets that have both"
     table = Table(caption, ("method", "shots", *controls), rows)
     return [Section("controls", "Gain over each control", (), scrolling_table(table))] if rows else []
+
+
+def _errors(number: int, found: ErrorTable) -> Section:
+    """Return what flips against random, and the most frequent mistakes."""
+    tables = []
+    if found.flips:
+        caption = "Items that are right or wrong where they were not with random; means over the seeds"
+        tables.append(Table(caption, FLIP_HEADERS, found.flips))
+    if found.mistakes:
+        columns = ("right answer", "answered", *found.methods)
+        tables.append(
+            Table("The most frequent mistakes: items, means over the seeds", columns, found.mistakes)
+        )
+    heading = f"Errors on {found.data}, {found.shots} shots"
+    return Section(f"errors-{number}{_slug(found.data)}", heading, (), joined(map(scrolling_table, tables)))
 
 
 def _by_method(rows: "Sequence[Row]") -> "dict[str, list[Row]]":

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.analysis import confusion, flips
+from icl_plugins.evaluation.analysis import confusion, flips, mean_flips, mean_mistakes
 from icl_plugins.evaluation.results import Evaluation
 
 LABELS = st.sampled_from(["a", "b", "c"])
@@ -62,3 +62,20 @@ def test_evaluations_of_other_items_are_not_compared(change):
     one = evaluation("ab", "ab")
     with pytest.raises(SettingError, match="different items"):
         flips(one, replace(one, **change))
+
+
+@given(st.lists(st.tuples(LABELS, LABELS, LABELS, LABELS), min_size=1))
+def test_mean_flips_are_the_means_over_all_pairs_and_count_every_item(rows):
+    golds, *columns = zip(*rows, strict=True)
+    before, *after = (evaluation(golds, column) for column in columns)
+    means = mean_flips([before], after)
+    pairs = [flips(before, one) for one in after]
+    names = ("fixed", "broken", "both_right", "both_wrong")
+    assert means == tuple(sum(len(getattr(pair, name)) for pair in pairs) / 2 for name in names)
+    assert sum(means) == len(golds)
+
+
+def test_mean_mistakes_are_counts_of_one_evaluation_on_average():
+    twice = [evaluation("aab", "bba"), evaluation("aab", ["b", "a", None])]
+    assert mean_mistakes(twice) == {("a", "b"): 1.5, ("b", "a"): 0.5, ("b", None): 0.5}
+    assert next(iter(mean_mistakes(twice))) == ("a", "b")

@@ -135,6 +135,7 @@ def test_a_variable_without_a_value_and_one_that_nothing_uses_are_refused(write)
         ({"methods": {"m": {"selector": "Random", "order": "up"}}}, "methods.m.order: 'up'"),
         ({"methods": {"m/..": {"selector": "Random"}}}, "methods: 'm/..'"),
         ({"methods": {"random": {"selector": "BM25"}}}, "methods.random is not plain random"),
+        ({"methods": {"random": {"selector": "Random", "seeds": 2}}}, "methods.random with 2 seeds"),
         ({"dataset": {"name": "../up"}}, "datasets[0]: name: '../up'"),
         ({"dataset": {"name": None}}, "datasets[0].name: None"),
         ({"dataset": {"metric": "acuracy"}}, "datasets[0]: metric='acuracy'"),

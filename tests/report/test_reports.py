@@ -11,6 +11,7 @@ from report_samples import make_comparison, make_selection
 
 from icl_plugins.cli import run
 from icl_plugins.errors import SettingError
+from icl_plugins.evaluation.error_table import error_tables
 from icl_plugins.evaluation.results import Comparison
 from icl_plugins.evaluation.table import averages, gain_text, gains
 from icl_plugins.examples import Pool, Template
@@ -134,7 +135,8 @@ def test_a_prompt_that_was_cut_by_hand_is_shown_without_rows_and_scores(chosen, 
 
 def test_the_page_of_a_comparison_has_the_average_each_data_set_and_the_notes(comparison, pages):
     page = pages["comparison"].read_text("utf-8")
-    data, rest = ["first &lt;b&gt;", "second"], ["Labels and time", "Notes", "How it was made"]
+    data = ["first &lt;b&gt;", "second"]
+    rest = [*(f"Errors on {name}, max shots" for name in data), "Labels and time", "Notes", "How it was made"]
     assert headings(page) == ["Average of 2 data sets", "Gain over each control", *data, *rest]
     assert "<li>first &lt;b&gt;: 2 rows were left out</li>" in page
     for row in averages(comparison):
@@ -143,6 +145,9 @@ def test_the_page_of_a_comparison_has_the_average_each_data_set_and_the_notes(co
             assert page.count(gain) >= 2  # in the table and in the data of the plot
     for over in gains(comparison).values():
         assert all(gain_text(gain) in page for gain in over.values())
+    for found in error_tables(comparison):
+        for line in (*found.flips, *found.mistakes):
+            assert all(f">{cell}<" in page for cell in line)
 
 
 def test_each_plot_of_a_comparison_has_the_rows_of_every_method(comparison):
@@ -177,7 +182,7 @@ def test_one_data_set_has_no_average_and_many_methods_keep_their_names():
     methods = ["random", *(f"method {number}" for number in range(11))]
     report = comparison_report(make_comparison(datasets=("only",), methods=methods))
     assert [section.heading for section in report.sections][:3] == [
-        *("Gain over each control", "only", "Labels and time")
+        *("Gain over each control", "only", "Errors on only, max shots")
     ]
     svg = report.plots[0].file("svg").decode("utf-8")
     assert all(f">{method}<" in svg for method in methods)

@@ -185,3 +185,24 @@ def test_a_missing_extra_is_named_with_the_pip_line(select, command, command_lin
     else:
         code, _, err = command(*command_line.split())
     assert code == 2 and "pip install 'icl-plugins[openai]'" in " ".join(err.split())
+
+
+def test_select_tells_what_a_thousand_queries_cost_as_count_does(select, command):
+    _, out, _ = select("-n", "60", "--target", "gpt-4o-mini", "--json")
+    cost = json.loads(out)["cost"]
+    _, out, _ = command("count", "prompt.json", "--model", "gpt-4o-mini", "--queries", "1000", "--json")
+    counted = json.loads(out)
+    assert cost["queries"] == 1000
+    assert cost["without_caching"] == counted["cost_without_caching"] > 0
+    assert cost["with_caching"] == counted["cost_with_caching"]
+    pytest.importorskip("matplotlib")
+    told = f"{cost['without_caching']:,.4f} USD for 1,000 queries, {cost['with_caching']:,.4f} USD at least"
+    _, out, _ = select("-n", "60", "--target", "gpt-4o-mini", "--report", "page.html")
+    assert told in " ".join(out.split()) and told in Path("page.html").read_text("utf-8")
+
+
+def test_no_cost_is_told_where_no_prices_are_known(select):
+    _, out, _ = select("-n", "9", "--target", "micro", "--json")
+    assert json.loads(out)["cost"] == {"queries": 1000, "with_caching": None, "without_caching": None}
+    _, out, _ = select("-n", "9", "--target", "micro")
+    assert "USD" not in out
