@@ -137,7 +137,7 @@ class Ordered:
         chosen = selection.pool.subset(selection.indices)
         prefixes: Iterable[Any] = [None]
         if isinstance(self.selector, GradientMatching):
-            prefixes = self.selector._gradients(proxy, selection.pool).curriculum.checkpoints
+            prefixes = self.selector.curriculum(selection.pool).checkpoints
         at_each = [
             proxy.answer_losses(chosen, prefix, on_too_long=self._on_too_long).double().numpy()
             for prefix in prefixes
@@ -148,11 +148,9 @@ class Ordered:
 
     def _nearest_last(self, selection: Selection) -> Found:
         if isinstance(self.selector, GradientMatching):
-            proxy = load_proxy(self._proxy)
-            gradients = self.selector._gradients(proxy, selection.pool)
-            usable = np.setdiff1d(np.arange(len(selection.pool)), gradients.skipped)
-            features = self.selector._scaled(gradients, usable)
-            rows, details = np.searchsorted(usable, selection.indices).tolist(), about(proxy)
+            features, details = self.selector.features(selection.pool), about(load_proxy(self._proxy))
+            usable = np.arange(len(selection.pool)) if features.rows is None else features.rows
+            rows = np.searchsorted(usable, selection.indices).tolist()
         else:
             embeddings = getattr(self.selector, "embeddings", "proxy")
             policy: TooLong = "error" if self._on_too_long == "error" else "truncate"

@@ -64,16 +64,23 @@ def _rendered(items: Pool, row: int, choices: str, answer: str) -> tuple[str, ..
 def continued(choices: Sequence[str], template: Template, layout: Layout) -> tuple[str, ...]:
     """Return choices as they continue a request: in layout "single" with the template's space.
 
-    Where a choice is the beginning of another ("order", "order_status") its probability holds that of the
-    other, which could never win. There, in layout "single", the separator stands behind each, as it does
-    behind the answers of the demonstrations.
+    Where choices begin alike, the separator stands behind each in layout "single", as it does behind the
+    answers of the demonstrations; in chat layouts it is the target that knows how a turn ends.
     """
     if layout != "single":
         return tuple(choice.strip() for choice in choices)
     space = template.answer[: len(template.answer) - len(template.answer.lstrip())]
     texts = tuple(choice if choice[:1].isspace() else space + choice for choice in choices)
-    begun = any(longer.startswith(text) for text, longer in pairwise(sorted(set(texts))))
-    return tuple(text + template.separator for text in texts) if begun else texts
+    return tuple(text + template.separator for text in texts) if begin_alike(texts) else texts
+
+
+def begin_alike(texts: Sequence[str]) -> bool:
+    """Return whether one of the texts is the beginning of another ("order", "order_status").
+
+    The probability of the one then holds that of the other, which could never win: what ends them has to
+    be scored too.
+    """
+    return any(longer.startswith(text) for text, longer in pairwise(sorted(set(texts))))
 
 
 def read_text(text: str) -> str | None:

@@ -132,14 +132,16 @@ class _Spent(TypedDict):
 
 
 def _spent(predicted: Predicted) -> _Spent:
-    """Sum tokens, cost and seconds over all requests, each once; None where nobody counted."""
+    """Sum tokens, cost and seconds over all requests, each once; None where an answer came uncounted."""
     answers = {id(one.answer): one.answer for one in (*predicted.asked, *predicted.besides)}.values()
-    counted = [answer.usage for answer in answers if answer.usage is not None]
+    usages = [answer.usage for answer in answers if answer.usage is not None or answer.error is None]
+    counted = [usage for usage in usages if usage is not None]
+    known = bool(counted) and len(counted) == len(usages)  # the sum of a part would look like the whole
     costs = [usage.cost for usage in counted if usage.cost is not None]
     return {
-        "prompt_tokens": sum(usage.prompt_tokens for usage in counted) if counted else None,
-        "cached_tokens": sum(usage.cached_tokens for usage in counted) if counted else None,
-        "completion_tokens": sum(usage.completion_tokens for usage in counted) if counted else None,
-        "cost": math.fsum(costs) if costs else None,
+        "prompt_tokens": sum(usage.prompt_tokens for usage in counted) if known else None,
+        "cached_tokens": sum(usage.cached_tokens for usage in counted) if known else None,
+        "completion_tokens": sum(usage.completion_tokens for usage in counted) if known else None,
+        "cost": math.fsum(costs) if known and len(costs) == len(counted) else None,
         "seconds": math.fsum(answer.seconds for answer in answers),
     }

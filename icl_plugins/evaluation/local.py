@@ -11,6 +11,7 @@ import numpy as np
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import fingerprint
 from icl_plugins.errors import DataError
+from icl_plugins.evaluation.answers import begin_alike
 from icl_plugins.evaluation.local_checks import (
     check_choices,
     check_lengths,
@@ -108,7 +109,7 @@ class LocalTarget:
         check_requests(requests)
         check_choices(choices, len(requests))
         texts = [self._texts.text(messages) for messages in requests]
-        written = [[self._texts.lead + self._texts.data(choice) for choice in own] for own in choices]
+        written = [self._written(own) for own in choices]
         encoded = []
         for index, request in enumerate(self._encoder.requests(texts, written)):
             if request is None:
@@ -163,6 +164,10 @@ class LocalTarget:
             return Answer(text=text, usage=Usage(len(tokens[row]), len(ids), cached), seconds=seconds)
 
         return self._answers([ids[:-1] for ids in tokens], generate, answer, on_answer)
+
+    def _written(self, choices: Sequence[str]) -> list[str]:
+        texts = [self._texts.lead + self._texts.data(choice) for choice in choices]
+        return [text + self._texts.end for text in texts] if begin_alike(texts) else texts
 
     def _answers(
         self,

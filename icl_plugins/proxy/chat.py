@@ -17,10 +17,10 @@ _SAMPLE = "\u25a1"
 class PlainText:
     """The contents of the messages, one behind the other.
 
-    lead: what stands between a text and its answer besides the answer itself: nothing.
+    lead, end: what stands between a text and its answer, and behind the answer: nothing.
     """
 
-    lead = ""
+    lead = end = ""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
@@ -42,8 +42,8 @@ class PlainText:
 class ChatText:
     """The messages as the chat template of a tokenizer writes them, the assistant's turn begun.
 
-    lead: what the template puts in front of an answer. What the template writes may be special tokens, what
-    the messages hold never is. Raises SettingError for a tokenizer without a template.
+    lead, end: what the template puts in front of an answer and behind it. What the template writes may be
+    special tokens, what the messages hold never is. Raises SettingError for a tokenizer without a template.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -66,7 +66,7 @@ class ChatText:
             reverse=True,
         )
         self._special = re.compile("|".join(special) or "(?!)")
-        self.lead = self._assistant_lead()
+        self.lead, self.end = self._around_answer()
 
     def data(self, text: str) -> str:
         """Return the text with a cut in everything that is written like a special token."""
@@ -110,12 +110,14 @@ class ChatText:
             ) from error
         return text
 
-    def _assistant_lead(self) -> str:
+    def _around_answer(self) -> tuple[str, str]:
         question, answer = ({"role": role, "content": _SAMPLE} for role in ("user", "assistant"))
         begun = self._render([question], begun=True)
         whole = self._render([question, answer], begun=False)
         found = whole.find(_SAMPLE, len(begun))
-        return whole[len(begun) : found] if whole.startswith(begun) and found >= 0 else ""
+        if not whole.startswith(begun) or found < 0:
+            return "", ""
+        return whole[len(begun) : found], whole[found + len(_SAMPLE) :]
 
 
 def _without_end(tokens: Tokens, lead: int) -> Tokens:

@@ -30,6 +30,7 @@ from icl_plugins.selectors._settings import (
 from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:
+    from icl_plugins.proxy.curriculum import Curriculum
     from icl_plugins.proxy.model import Proxy
     from icl_plugins.proxy.pool_gradients import PoolGradients
 
@@ -130,6 +131,10 @@ class GradientMatching:
         """
         gradients = self._gradients(load_proxy(self.proxy), pool)
         return self._scaled(gradients, np.setdiff1d(np.arange(len(pool)), gradients.skipped))
+
+    def curriculum(self, pool: Pool) -> "Curriculum":
+        """Return the tuned prefixes that `select` takes gradients at; as `features`, read from a store."""
+        return self._gradients(load_proxy(self.proxy), pool).curriculum
 
     def _scaled(self, gradients: "PoolGradients", usable: np.ndarray) -> Features:
         features = Features.of(gradients.blocks)

@@ -145,18 +145,33 @@ def test_several_messages_of_a_single_layout_are_one_text(make_target):
 
 def test_chat_layouts_go_through_the_template(chat_target, prompt):
     """The choice stands where the template puts the assistant's text, its leading space included."""
+    labels = [label for label in LABELS if label != "card"]
     target = chat_target()
     requests = [prompt.messages({"text": text}, "turns") for text in ITEMS[:2]]
     tokenizer = target.proxy.tokenizer
-    for messages, answer in zip(requests, target.score(requests, [LABELS] * 2), strict=True):
+    for messages, answer in zip(requests, target.score(requests, [labels] * 2), strict=True):
         begun = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for label, score in zip(LABELS, answer.scores, strict=True):
+        for label, score in zip(labels, answer.scores, strict=True):
             whole = tokenizer.apply_chat_template(
                 [*messages, {"role": "assistant", "content": label}], tokenize=False
             ).removesuffix("</s>")
             encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
             start = next(at for at, (_, stop) in enumerate(encoding.offset_mapping) if stop > len(begun))
             np.testing.assert_allclose(score, plain_score(target, encoding.input_ids, start), rtol=1e-5)
+
+
+def test_choices_that_begin_alike_are_scored_with_the_end_of_their_turn(chat_target, prompt):
+    """Without it "card_arrival" could never be likelier than "card"."""
+    target, messages = chat_target(), prompt.messages({"text": ITEMS[0]}, "turns")
+    tokenizer = target.proxy.tokenizer
+    begun = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    start = len(tokenizer(begun, add_special_tokens=False).input_ids)
+    (answer,) = target.score([messages], [LABELS])
+    for label, score in zip(LABELS, answer.scores, strict=True):
+        turn = {"role": "assistant", "content": label}
+        ids = tokenizer.apply_chat_template([*messages, turn], return_dict=True)["input_ids"]
+        assert ids[-1] == tokenizer.eos_token_id
+        np.testing.assert_allclose(score, plain_score(target, ids, start), rtol=1e-5)
 
 
 def test_special_tokens_in_a_message_are_text(chat_target):
@@ -339,6 +354,6 @@ def test_micro_scores_plain_and_chat(prompt):
     (answer,) = target.score([prompt.messages({"text": "my card"})], [LABELS])
     text = target._texts.text(prompt.messages({"text": "my card"}))
     for label, score in zip(LABELS, answer.scores, strict=True):
-        ids = target.proxy.tokenizer(f"{text} {label}", add_special_tokens=False).input_ids
+        ids = target.proxy.tokenizer(f"{text} {label}{target._texts.end}", add_special_tokens=False).input_ids
         start = len(target.proxy.tokenizer(text, add_special_tokens=False).input_ids)
         np.testing.assert_allclose(score, plain_score(target, ids, start), rtol=1e-4)
