@@ -11,7 +11,8 @@ of shots:
   gradients know beyond the balance of the labels is visible.
 * Choice. The set that each variant chooses, and the mismatch, which takes the highest J instead.
 
-The proxy is the target. Loss: of the right answer, nats, mean over items. Accuracy: the likeliest label.
+The proxy is the target unless another is named. Loss: of the right answer, nats, mean over items. Accuracy:
+of the likeliest label.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def grams_of(proxy: Proxy, pool: Pool, seed: int, folder: Path) -> dict[str, np.
         "first 4": centered_gram(exact[:4]),
         "first 8": centered_gram(exact[:8]),
         "last checkpoint": centered_gram(exact[-1]),
-        "... each example to norm 1 (last)": centered_gram(last),
+        "last checkpoint, each example to norm 1": centered_gram(last),
         "online": centered_gram(blocks(mode="online")),
         "prefix of 1": centered_gram(blocks(prefix_length=1)),
         "prefix of 16": centered_gram(blocks(prefix_length=16)),
@@ -107,8 +108,8 @@ def mismatch(gram: np.ndarray, constraints: Constraints) -> np.ndarray:
 class Reader:
     """The target, and what a set of demonstrations is worth to it: (accuracy, loss)."""
 
-    def __init__(self, proxy: Proxy, pool: Pool, items: Pool) -> None:
-        self.target, self.pool, self.items = LocalTarget(proxy), pool, items
+    def __init__(self, target: LocalTarget, pool: Pool, items: Pool) -> None:
+        self.target, self.pool, self.items = target, pool, items
         self.choices = sorted(set(pool.answers))
         self.gold = np.array([self.choices.index(answer) for answer in items.answers])
 
@@ -121,20 +122,22 @@ class Reader:
         return float((scores.argmax(axis=1) == self.gold).mean()), float(-right.mean())
 
 
-def cases(args: argparse.Namespace, proxy: Proxy) -> Iterator[tuple[dict, Reader, Grams]]:
+def cases(args: argparse.Namespace) -> Iterator[tuple[dict, Reader, Grams]]:
+    proxy = Proxy.load(args.proxy)
+    target = LocalTarget(Proxy.load(args.target or args.proxy))
     for name, seed in product(args.sets, range(args.pools)):
         train, test = (str(args.data / name / f"{part}.jsonl") for part in ("train", "test"))
         one = DataConfig(name, train, Template(QUESTIONS[name], " {label}"), test)
         config = Config((one,), tuple(args.shots), pool=args.pool_size, items=args.items, seed=seed)
         data = load_data(config, one)
         grams = grams_of(proxy, data.pool, seed, args.store / f"{name}-{seed}")
-        yield {"set": name, "pool": seed}, Reader(proxy, data.pool, data.items), grams
+        yield {"set": name, "pool": seed}, Reader(target, data.pool, data.items), grams
 
 
 def run(args: argparse.Namespace) -> list[dict]:
     """One row for each number on the page: kind "signal" or "choice", feature, quotas and what was seen."""
     rows: list[dict] = []
-    for case, reader, grams in cases(args, Proxy.load(args.proxy)):
+    for case, reader, grams in cases(args):
         for shots, quotas in product(args.shots, (None, "proportional")):
             at = {**case, "shots": shots, "quotas": quotas or "none"}
             drawn = [
@@ -160,34 +163,37 @@ def run(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict], kind: str, shots: int, quotas: str, cells: Mapping[str, int]) -> list[str]:
-    """Lines of Markdown: a feature's means over data sets and pools, with the standard error over them."""
-    chosen = [row for row in rows if (row["kind"], row["shots"], row["quotas"]) == (kind, shots, quotas)]
+def table(rows: list[dict], cells: Mapping[str, int], places: Mapping[tuple, dict]) -> list[str]:
+    """Lines of Markdown: means over cases with standard errors, less what random is worth there."""
     by_feature: dict[str, list] = {}
-    for row in chosen:
-        by_feature.setdefault(row["feature"], []).append(row["worth"])
-    names, marks = " | ".join(cells), " | ".join("---:" for _ in cells)
-    lines = ["", f"| feature | {names} |", f"|---| {marks} |"]
+    for row in rows:
+        base = places.get((row["set"], row["pool"]), {"worth": (0, 0)})["worth"]
+        if row["worth"] is not None:
+            by_feature.setdefault(row["feature"], []).append(np.subtract(row["worth"], base))
+    lines = ["", f"| feature | {' | '.join(cells)} |", f"|---| {' | '.join('---:' for _ in cells)} |"]
     for feature, worth in by_feature.items():
-        if all(worth):
-            values = np.array(worth)
-            error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0 * values[0]
-            mean = values.mean(axis=0)
-            scales = enumerate(cells.values())
-            shown = (f"{scale * mean[at]:.2f} ± {scale * error[at]:.2f}" for at, scale in scales)
-            lines.append(f"| {feature} | {' | '.join(shown)} |")
+        scaled = np.array(worth) * [*cells.values()]
+        error = scaled.std(axis=0, ddof=1) / np.sqrt(len(scaled))
+        shown = (f"{mean:+.2f} ± {one:.2f}" for mean, one in zip(scaled.mean(axis=0), error, strict=True))
+        lines.append(f"| {feature} | {' | '.join(shown)} |")
     return lines
 
 
 def markdown(rows: list[dict]) -> str:
     lines = ["# Ablations of gradient matching", ""]
-    lines.append("Means and standard errors over data sets and pools; see `benchmarks/ablations.py`.")
+    cases = len({(row["set"], row["pool"]) for row in rows})
+    lines.append(f"Means and standard errors over {cases} pools; see `benchmarks/ablations.py`.")
     for shots, quotas in dict.fromkeys((row["shots"], row["quotas"]) for row in rows):
+        here = [row for row in rows if (row["shots"], row["quotas"]) == (shots, quotas)]
+        random = {(row["set"], row["pool"]): row for row in here if row["feature"] == "random"}
+        signal = [row for row in here if row["kind"] == "signal"]
+        choice = [row for row in here if row["kind"] == "choice" and row["feature"] != "random"]
         kind = "random sets" if quotas == "none" else "random sets stratified by label"
+        accuracy, loss = np.mean([row["worth"] for row in random.values()], axis=0)
         lines += ["", f"## {shots} shots, quotas {quotas}", "", f"Rank correlation of J over {kind} with:"]
-        lines += table(rows, "signal", shots, quotas, {"error rate": 1, "loss": 1})
-        lines += ["", "What the chosen set is worth:"]
-        lines += table(rows, "choice", shots, quotas, {"accuracy, points": 100, "loss, nats": 1})
+        lines += table(signal, {"error rate": 1, "loss": 1}, {})
+        lines += ["", f"The chosen set, less {kind} ({100 * accuracy:.1f} points, {loss:.2f} nats):"]
+        lines += table(choice, {"accuracy, points": 100, "loss, nats": 1}, random)
     return "\n".join(lines) + "\n"
 
 
@@ -198,6 +204,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="a folder that keeps the gradients")
     parser.add_argument("--proxy", default="micro")
+    parser.add_argument("--target", help="another model that reads the prompts")
     parser.add_argument("--sets", nargs="+", default=sorted(QUESTIONS), choices=sorted(QUESTIONS))
     parser.add_argument("--shots", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--pools", type=int, default=3)
