@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -285,6 +286,13 @@ def test_help_teaches_by_examples(command, capsys):
     out = capsys.readouterr().out
     assert f"icl-plugins {command[0] if command else 'select'}" in out
     assert command or "Exit codes" in out
+
+
+def test_the_package_runs_as_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["python -m icl_plugins", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("icl_plugins", run_name="__main__")
+    assert capsys.readouterr().out.startswith("icl-plugins ")
 
 
 def test_version(capsys):
