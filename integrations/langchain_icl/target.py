@@ -28,11 +28,11 @@ _FOR_ALL = (401, 402, 403, 404)
 class RunnableTarget:
     """A chat model, or a chain that takes its messages, such as `chat.bind(stop=...) | StrOutputParser()`.
 
-    name: for people; by default that of the runnable. The fingerprint is of the runnable's settings as
-    LangChain serialises them, without keys and headers. Where it cannot serialise them all (functions, models
-    that are not `Serializable`) a name must be given and is the fingerprint: a store then trusts that equal
-    names are equal models. concurrency: how many calls are under way; retries and time-outs, like keys, are
-    the runnable's own.
+    name: for people; by default that of the model, else of the runnable. The fingerprint is of the runnable's
+    settings as LangChain serialises them, without keys and headers. Where it cannot serialise them all
+    (functions, models that are not `Serializable`) a name must be given and is the fingerprint: a store then
+    trusts that equal names are equal models. concurrency: how many calls are under way; retries and
+    time-outs, like keys, are the runnable's own.
 
     Raises SettingError for what is no Runnable and for a missing name.
     """
@@ -53,7 +53,7 @@ class RunnableTarget:
         whole_number("concurrency", self.concurrency, 1)
         if not self.name and _settings(self.runnable) is None:
             raise nameless("a runnable that LangChain cannot serialise")
-        object.__setattr__(self, "name", self.name or self.runnable.get_name())
+        object.__setattr__(self, "name", self.name or _model_name(self.runnable))
 
     @property
     def fingerprint(self) -> str:
@@ -145,11 +145,23 @@ def _usage(output: object, counter: UsageMetadataCallbackHandler) -> Usage | Non
     return Usage(sum(count["input_tokens"] for count in counts), made, cached)
 
 
-def _takes_limit(runnable: Runnable[Any, Any]) -> bool:
-    """Whether what reads the messages is a chat model with the setting max_tokens."""
+def _reader(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """Return what of a chain reads the messages."""
     while isinstance(runnable, RunnableSequence | RunnableBindingBase):
         runnable = runnable.first if isinstance(runnable, RunnableSequence) else runnable.bound
-    return isinstance(runnable, BaseChatModel) and "max_tokens" in type(runnable).model_fields
+    return runnable
+
+
+def _takes_limit(runnable: Runnable[Any, Any]) -> bool:
+    """Whether what reads the messages is a chat model with the setting max_tokens."""
+    reader = _reader(runnable)
+    return isinstance(reader, BaseChatModel) and "max_tokens" in type(reader).model_fields
+
+
+def _model_name(runnable: Runnable[Any, Any]) -> str:
+    reader = _reader(runnable)
+    names = (getattr(reader, key, None) for key in ("model_name", "model"))
+    return next((name for name in names if isinstance(name, str) and name), runnable.get_name())
 
 
 def _settings(runnable: Runnable[Any, Any]) -> str | None:

@@ -257,7 +257,8 @@ def test_what_cannot_be_serialised_needs_a_name_which_is_its_fingerprint(runnabl
 
 def test_a_given_name_is_for_people_where_the_settings_are_known():
     plain, named = RunnableTarget(chat()), RunnableTarget(chat(), "my model")
-    assert (plain.name, named.name) == ("ChatOpenAI", "my model")
+    assert (plain.name, named.name) == ("m", "my model")
+    assert RunnableTarget(chat().bind(stop=["x"]) | StrOutputParser()).name == "m"
     assert plain.fingerprint == named.fingerprint
 
 
