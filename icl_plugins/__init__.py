@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from icl_plugins.selectors.latent_bayesian import LatentBayesian
     from icl_plugins.selectors.random import Random
     from icl_plugins.selectors.similarity import Similarity
+    from icl_plugins.selectors.typicality import Typicality
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "Selection",
     "Similarity",
     "Template",
+    "Typicality",
 ]
 
 _HOME = {
@@ -49,6 +51,7 @@ _HOME = {
     "Selection": "icl_plugins.selection",
     "Similarity": "icl_plugins.selectors.similarity",
     "Template": "icl_plugins.examples",
+    "Typicality": "icl_plugins.selectors.typicality",
 }
 
 

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from icl_plugins.selection import Selector
 
 Method = Literal[
-    "gradient_matching", "random", "bm25", "kmeans", "similarity", "latent_bayesian", "best_of_n"
+    "gradient_matching",
+    "random",
+    "bm25",
+    "kmeans",
+    "similarity",
+    "typicality",
+    "latent_bayesian",
+    "best_of_n",
 ]
 Order = Literal["greedy", "easy_to_hard", "interleaved", "nearest_last", "shuffle", "search"]
 CLASSES: dict[Method, str] = {
@@ -21,6 +28,7 @@ CLASSES: dict[Method, str] = {
     "bm25": "BM25",
     "kmeans": "KMeans",
     "similarity": "Similarity",
+    "typicality": "Typicality",
     "latent_bayesian": "LatentBayesian",
     "best_of_n": "BestOfN",
 }
@@ -33,6 +41,7 @@ SETTINGS: dict[Method, str] = {
     "bm25": "k1=1.5 b=0.75 tokenizer=micro",
     "kmeans": "embeddings=proxy proxy=micro seed=0 on_too_long=error tokenizer=null",
     "similarity": "embeddings=proxy proxy=micro on_too_long=error tokenizer=null",
+    "typicality": "embeddings=proxy proxy=micro on_too_long=error tokenizer=null",
     "latent_bayesian": "proxy=micro prefix_length=4 epochs=10 batch_size=64 learning_rate=0.001 warmup=0.1"
     " seed=0 on_too_long=error tokenizer=null",
     "best_of_n": "sets=5 held_out=256 proxy=micro seed=0 tokenizer=null",

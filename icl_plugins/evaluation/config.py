@@ -18,9 +18,12 @@ EQUAL_COST = "equal_cost"
 
 # what a comparison sets itself, the same for all methods
 _OURS = ("seed", "store", "tokenizer")
-_RANK = ("BM25", "LatentBayesian", "Random", "Similarity")
+_RANK = ("BM25", "LatentBayesian", "Random", "Similarity", "Typicality")
 _LEAST_RANDOM = 10  # seeds
-_SELECTORS = ("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity")
+_SELECTORS = (
+    *("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity"),
+    "Typicality",
+)
 
 
 @dataclass(frozen=True)

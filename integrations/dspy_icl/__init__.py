@@ -25,6 +25,7 @@ from dspy_icl.methods import (
     LatentBayesianFewShot,
     RandomFewShot,
     SimilarityFewShot,
+    TypicalityFewShot,
     few_shot,
 )
 from dspy_icl.program_target import ProgramTarget
@@ -46,6 +47,7 @@ __all__ = [
     "SearchError",
     "SelectorFewShot",
     "SimilarityFewShot",
+    "TypicalityFewShot",
     "few_shot",
     "grid",
     "render_demos",

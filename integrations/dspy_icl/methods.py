@@ -6,7 +6,16 @@ from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
 
 from dspy_icl.few_shot import SelectorFewShot
-from icl_plugins import BM25, BestOfN, GradientMatching, KMeans, LatentBayesian, Random, Similarity
+from icl_plugins import (
+    BM25,
+    BestOfN,
+    GradientMatching,
+    KMeans,
+    LatentBayesian,
+    Random,
+    Similarity,
+    Typicality,
+)
 from icl_plugins.errors import SettingError
 
 _OPTIONS = [p for p in signature(SelectorFewShot).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
@@ -55,3 +64,4 @@ KMeansFewShot = few_shot(KMeans)
 LatentBayesianFewShot = few_shot(LatentBayesian)
 RandomFewShot = few_shot(Random)
 SimilarityFewShot = few_shot(Similarity)
+TypicalityFewShot = few_shot(Typicality)

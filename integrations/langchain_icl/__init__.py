@@ -22,6 +22,7 @@ from langchain_icl.methods import (
     LatentBayesianExampleSelector,
     RandomExampleSelector,
     SimilarityExampleSelector,
+    TypicalityExampleSelector,
 )
 from langchain_icl.prompts import as_chat_prompt, as_string_prompt
 from langchain_icl.selector import ICLExampleSelector
@@ -39,6 +40,7 @@ __all__ = [
     "RandomExampleSelector",
     "RunnableTarget",
     "SimilarityExampleSelector",
+    "TypicalityExampleSelector",
     "as_chat_prompt",
     "as_string_prompt",
     "plain_template",

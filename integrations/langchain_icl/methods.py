@@ -1,6 +1,15 @@
 """An example selector for every selector of icl_plugins, one statement each."""
 
-from icl_plugins import BM25, BestOfN, GradientMatching, KMeans, LatentBayesian, Random, Similarity
+from icl_plugins import (
+    BM25,
+    BestOfN,
+    GradientMatching,
+    KMeans,
+    LatentBayesian,
+    Random,
+    Similarity,
+    Typicality,
+)
 from langchain_icl.selector import ICLExampleSelector
 
 
@@ -30,3 +39,7 @@ class RandomExampleSelector(ICLExampleSelector, method=Random):
 
 class SimilarityExampleSelector(ICLExampleSelector, method=Similarity):
     """Chooses with ``icl_plugins.Similarity``."""
+
+
+class TypicalityExampleSelector(ICLExampleSelector, method=Typicality):
+    """Chooses with ``icl_plugins.Typicality``."""

@@ -4,7 +4,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from icl_plugins import KMeans, Similarity
+from icl_plugins import KMeans, Similarity, Typicality
 from icl_plugins.errors import NonFiniteError, OptionalDependencyError, SettingError, TooLongError
 from icl_plugins.proxy.model import Proxy
 from icl_plugins.selectors._embeddings import embed
@@ -47,7 +47,7 @@ def test_equal_texts_get_equal_vectors_in_the_order_of_the_texts(reader):
     assert details["fingerprints"] == reader.fingerprint
 
 
-@pytest.mark.parametrize("kind", [KMeans, Similarity])
+@pytest.mark.parametrize("kind", [KMeans, Similarity, Typicality])
 def test_a_sentence_transformers_model_needs_no_proxy(kind, pool, library, monkeypatch):
     monkeypatch.setattr(Proxy, "load", lambda *args: pytest.fail("loaded"))
     selection = kind(embeddings="some/model").select(pool, 4)
@@ -57,7 +57,7 @@ def test_a_sentence_transformers_model_needs_no_proxy(kind, pool, library, monke
     ]
 
 
-@pytest.mark.parametrize("kind", [KMeans, Similarity])
+@pytest.mark.parametrize("kind", [KMeans, Similarity, Typicality])
 def test_a_missing_package_is_named_with_its_pip_line(kind, pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(OptionalDependencyError, match=r'pip install "icl-plugins\[embeddings\]"'):
@@ -71,7 +71,7 @@ def test_texts_are_cut_only_when_that_is_asked_for(pool, library, monkeypatch):
     assert len(Similarity(embeddings="some/model", on_too_long="truncate").select(pool, 4)) == 4
 
 
-@pytest.mark.parametrize("kind", [KMeans, Similarity])
+@pytest.mark.parametrize("kind", [KMeans, Similarity, Typicality])
 def test_the_policy_for_long_texts_reaches_the_proxy(kind, pool, make_model, tokenizer):
     short = Proxy.from_model(make_model(max_position_embeddings=20), tokenizer)
     with pytest.raises(TooLongError):
@@ -79,7 +79,7 @@ def test_the_policy_for_long_texts_reaches_the_proxy(kind, pool, make_model, tok
     assert len(kind(proxy=short, on_too_long="truncate").select(pool, 4)) == 4
 
 
-@pytest.mark.parametrize("kind", [KMeans, Similarity])
+@pytest.mark.parametrize("kind", [KMeans, Similarity, Typicality])
 def test_vectors_that_are_not_finite_are_refused_by_row(kind, pool, library, monkeypatch):
     encode = Encoder.encode
 
@@ -93,7 +93,7 @@ def test_vectors_that_are_not_finite_are_refused_by_row(kind, pool, library, mon
         kind(embeddings="some/model").select(pool, 4)
 
 
-@pytest.mark.parametrize("kind", [KMeans, Similarity])
+@pytest.mark.parametrize("kind", [KMeans, Similarity, Typicality])
 @pytest.mark.parametrize(
     "wrong", [{"embeddings": ""}, {"embeddings": None}, {"on_too_long": "skip"}], ids=str
 )

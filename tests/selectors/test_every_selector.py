@@ -9,13 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icl_plugins import BM25, BestOfN, KMeans, LatentBayesian, Pool, Random, Selection, Similarity
+from icl_plugins import (
+    BM25,
+    BestOfN,
+    KMeans,
+    LatentBayesian,
+    Pool,
+    Random,
+    Selection,
+    Similarity,
+    Typicality,
+)
 from icl_plugins.errors import BudgetError, IclError, SettingError
 from icl_plugins.selection import Selector
 from icl_plugins.selectors._settings import settings
 
 WITHOUT_PROXY = (Random, BM25)
-WITH_PROXY = (KMeans, Similarity, LatentBayesian, BestOfN)
+WITH_PROXY = (KMeans, Similarity, Typicality, LatentBayesian, BestOfN)
 QUICK = {LatentBayesian: {"epochs": 1, "batch_size": 8}, BestOfN: {"sets": 2, "held_out": 4}}
 SEEDED = (Random, KMeans, LatentBayesian, BestOfN)
 
@@ -124,8 +134,8 @@ def test_the_order_of_the_pool_does_not_matter(kind, selector, pool, records):
 
 
 def test_of_equal_examples_the_first_is_taken_first(kind, selector, pool, records):
-    if kind in SEEDED:
-        pytest.skip("drawn, or ranked within clusters")
+    if kind in (*SEEDED, Typicality):
+        pytest.skip("drawn, or ranked within clusters or labels")
     doubled = Pool.from_records([*records, *records], pool.template)
     indices = selector.select(doubled, 10).indices
     assert all(indices[at] + len(pool) == indices[at + 1] for at in range(0, 10, 2))

@@ -1,0 +1,62 @@
+"""Typicality: how much more a row is like the others of its label than like any other label."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+_LARGEST_TILE = 2**24  # similarities that are held at once
+
+
+def margins(vectors: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
+    """Return how much more each row (N, h) is like its own label than like any other: (N,) float64, -2 to 2.
+
+    The cosine with the mean of its label's other rows less the highest with another label's mean. Rows are
+    centred and brought to length 1 first; a row at the centre is like nothing (0), and so is one without
+    others of its label, or without other labels. Rotation, scale and translation change nothing.
+    """
+    units = _units(vectors - vectors.mean(axis=0))
+    groups = _groups(labels)
+    sums = np.zeros((groups.max() + 1, units.shape[1]))
+    np.add.at(sums, groups, units)
+    means = _units(sums)
+    own = np.einsum("nh,nh->n", units, _units(sums[groups] - units))
+    others = np.empty(len(units))
+    step = max(1, _LARGEST_TILE // len(means))
+    for start in range(0, len(units), step):
+        rows = np.arange(start, min(start + step, len(units)))
+        similarities = units[rows] @ means.T
+        similarities[np.arange(len(rows)), groups[rows]] = -np.inf
+        others[rows] = similarities.max(axis=1)
+    # The last bits depend on the order of the rows; without them ties are ties.
+    result: np.ndarray = np.round(own - np.where(np.isfinite(others), others, 0.0), 12)
+    return result
+
+
+def label_by_label(scores: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
+    """Rank rows: the best of each label by scores (N,), so that the first n have the labels' shares.
+
+    The r-th best of a label with c rows comes at (r - 1/2) / c of the way; ties by score, then lowest row.
+    """
+    groups = _groups(labels)
+    rows = np.arange(len(scores))
+    by_label = rows[np.lexsort((rows, -scores, groups))]
+    turn = np.arange(len(rows)) - np.searchsorted(groups[by_label], groups[by_label])
+    place = (turn + 0.5) / np.bincount(groups)[groups[by_label]]
+    order: np.ndarray = by_label[np.lexsort((by_label, -scores[by_label], np.round(place, 12)))]
+    return order
+
+
+def _groups(labels: Sequence[Hashable]) -> np.ndarray:
+    """Return each label as a number below G."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    largest = lengths.max(initial=0.0)
+    # what is left of a row at the centre is rounding
+    units: np.ndarray = np.divide(
+        vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9 * largest
+    )
+    return units
