@@ -25,7 +25,7 @@ from icl_plugins.selectors.gradient_matching import GradientMatching
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import OnTooLong, Proxy
 
-Order = Literal["greedy", "easy_to_hard", "interleaved", "nearest_last", "shuffle", "search"]
+Order = Literal["greedy", "reversed", "easy_to_hard", "interleaved", "nearest_last", "shuffle", "search"]
 Found = tuple[np.ndarray, dict[str, object]]  # positions (n,), and what the details tell of them
 
 
@@ -33,14 +33,15 @@ Found = tuple[np.ndarray, dict[str, object]]  # positions (n,), and what the det
 class Ordered:
     """Put what `selector` chooses into an order; itself a selector, so an order is measured like a method.
 
-    "greedy": as chosen, the selection as it is. "easy_to_hard": by the proxy's loss of each answer, lowest
-    first; for GradientMatching the mean over the checkpoints of its curriculum, for others without a prefix.
-    "interleaved": labels spread as evenly as can be, each label's demonstrations as chosen. "nearest_last":
-    by the distance from the pool's mean, farthest first; of features for GradientMatching, scaled as it
-    scales them, else of embeddings, the selector's where it has some. "shuffle": a permutation by `seed`.
-    "search": the order as chosen and `tries` - 1 permutations by `seed`, of which the proxy predicts up to
-    `held_out` random pool examples best (loss of the answer behind the demonstrations, mean, in nats); the
-    first permutation is that of "shuffle". Ties go to the lower row.
+    "greedy": as chosen, the selection as it is. "reversed": what was chosen first comes last.
+    "easy_to_hard": by the proxy's loss of each answer, lowest first; for GradientMatching the mean over the
+    checkpoints of its curriculum, for others without a prefix. "interleaved": labels spread as evenly as can
+    be, each label's demonstrations as chosen. "nearest_last": by the distance from the pool's mean, farthest
+    first; of features for GradientMatching, scaled as it scales them, else of embeddings, the selector's
+    where it has some. "shuffle": a permutation by `seed`. "search": the order as chosen and `tries` - 1
+    permutations by `seed`, of which the proxy predicts up to `held_out` random pool examples best (loss of
+    the answer behind the demonstrations, mean, in nats); the first permutation is that of "shuffle". Ties go
+    to the lower row.
 
     Not nested: `head(k)` is the first k in the new order, not the order of the first k chosen, which is
     `reorder(selection.head(k))`. What else becomes of a selection: see `Selection.reordered`; config tells
@@ -131,6 +132,9 @@ class Ordered:
     def _on_too_long(self) -> "OnTooLong":
         policy: OnTooLong = getattr(self.selector, "on_too_long", "error")
         return policy
+
+    def _reversed(self, selection: Selection) -> Found:
+        return np.arange(len(selection))[::-1], {}
 
     def _easy_to_hard(self, selection: Selection) -> Found:
         proxy = load_proxy(self._proxy)

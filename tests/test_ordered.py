@@ -66,6 +66,10 @@ def whole_prompt_loss(proxy, pool, shown, rows):
 # --- each order against its definition -------------------------------------------------------------------
 
 
+def test_reversed_puts_what_was_chosen_first_last(matching, chosen):
+    assert Ordered(matching, "reversed").reorder(chosen).indices == chosen.indices[::-1]
+
+
 def test_greedy_is_the_selection_as_it_is(matching, chosen):
     assert Ordered(matching).reorder(chosen) is chosen
 

@@ -21,7 +21,7 @@ from icl_plugins.selectors._settings import settings
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
-_AFTER_GRADIENTS = ("swaps", "scaling", "tokenizer")  # what the gradients do not depend on
+_AFTER_GRADIENTS = ("swaps", "scaling", "typical", "tokenizer")  # what the gradients do not depend on
 _FACTS = "comparison"
 _TOLD = ("label_kl", "select_seconds", "objective")
 

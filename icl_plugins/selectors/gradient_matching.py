@@ -19,6 +19,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
+from icl_plugins.selectors._embeddings import TooLong
 from icl_plugins.selectors._settings import (
     about,
     check_choice,
@@ -28,6 +29,7 @@ from icl_plugins.selectors._settings import (
     load_proxy,
 )
 from icl_plugins.selectors._tokens import PromptTokens
+from icl_plugins.selectors.typicality import less_typical
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.curriculum import Curriculum
@@ -44,7 +46,9 @@ class GradientMatching:
 
     `mode`: "exact", gradients of all examples at all E+1 checkpoints in passes of their own; "online", taken
     while the prefix is tuned, at half the cost. `scaling`: "none" (published), "checkpoint" (each
-    checkpoint's block to mean norm 1) or "example" (each example's feature to norm 1). `prefix_length`,
+    checkpoint's block to mean norm 1) or "example" (each example's feature to norm 1). `typical`: the share
+    of each label's examples that may be chosen, the most typical ones (see `Typicality`), more where the
+    shots ask for more; 1 is all of them; the mean to match is that of the whole pool. `prefix_length`,
     `epochs`, `batch_size`, `learning_rate`, `warmup`, `schedule`, `seed`: of prefix tuning. `store`: a folder
     that keeps curriculum and gradients; an interrupted run goes on there, a second one reuses them, and
     examples added to the pool cost only themselves. `on_too_long`: "error", "skip" or "truncate" examples
@@ -59,6 +63,7 @@ class GradientMatching:
     mode: Literal["exact", "online"] = "exact"
     scaling: Literal["none", "checkpoint", "example"] = "none"
     swaps: int = 32
+    typical: float = 1.0
     prefix_length: int = 4
     epochs: int = 10
     batch_size: int = 64
@@ -80,6 +85,7 @@ class GradientMatching:
         whole_number("swaps", self.swaps, 0)
         check_real("learning_rate", self.learning_rate, positive=True)
         check_real("warmup", self.warmup, at_most=1.0)
+        check_real("typical", self.typical, positive=True, at_most=1.0)
         check_choice("mode", self.mode, ("exact", "online"))
         check_choice("scaling", self.scaling, SCALINGS)
         check_choice("schedule", self.schedule, ("constant", "linear"))
@@ -89,7 +95,7 @@ class GradientMatching:
     @classmethod
     def paper(cls) -> "GradientMatching":
         """Return the published settings: exact gradients, unscaled, 32 swaps, k 4, 10 epochs, batch 64."""
-        return cls(mode="exact", scaling="none")
+        return cls(mode="exact", scaling="none", typical=1.0)
 
     def select(
         self,
@@ -108,6 +114,9 @@ class GradientMatching:
         gradients = self._gradients(proxy, pool)
         request = request.without(gradients.skipped, "too long for the proxy")
         usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
+        policy: TooLong = "truncate" if self.on_too_long == "truncate" else "error"
+        atypical = less_typical(request, usable, self.typical, proxy, policy)
+        request = request.without(atypical, "less typical of their label")
         started = perf_counter()
         features = self._scaled(gradients, usable)
         found = request.choose(

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from icl_plugins.algorithms.quotas import Quotas
 from icl_plugins.algorithms.typicality import label_by_label, margins
@@ -13,6 +16,7 @@ from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
 from icl_plugins.selectors._settings import check_models
 from icl_plugins.selectors._tokens import PromptTokens
+from icl_plugins.selectors.kmeans import expected_shots
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -58,10 +62,9 @@ class Typicality:
         """
         tokenizer = self.tokenizer or self.proxy
         request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
-        counts = pool.label_counts
-        if len(pool) > 1 and len(counts) in (1, len(pool)):
+        if len(pool) > 1 and not _tell(pool):
             raise DataError(
-                f"{len(counts)} labels of {len(pool)} examples",
+                f"{len(pool.label_counts)} labels of {len(pool)} examples",
                 expected="two labels at least, and some that occur more than once",
                 fix="name the field that holds the label, or choose another method, such as Similarity",
             )
@@ -69,3 +72,34 @@ class Typicality:
         scores = margins(vectors, pool.labels)
         indices = request.take(label_by_label(scores, pool.labels))
         return request.selection(self, indices, scores[list(indices)], details=details)
+
+
+def less_typical(
+    request: Request, rows: np.ndarray, share: float, proxy: "str | Proxy", on_too_long: TooLong
+) -> list[int]:
+    """Return those of the rows (n,) of the request's pool that are not among the most typical of their label.
+
+    Of each label the `share` that is most typical stays, and in any case as many as its quota and its part
+    of the shots ask for; included rows stay too. None are returned where labels tell nothing.
+    """
+    pool = request.pool
+    if share == 1 or not _tell(pool):
+        return []
+    limits, labels = request.constraints, np.array([pool.labels[row] for row in rows], dtype=object)
+    scores = margins(embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels)
+    free = ~np.isin(rows, limits.exclude)
+    asked = limits.quota_min[limits.groups[rows]]
+    # typical texts may be shorter than others, and are to fill a token budget all the same
+    wanted = expected_shots(request) * (1 if request.max_tokens is None else 1.5)
+    left_out: list[int] = []
+    for label in dict.fromkeys(labels[free]):
+        own = np.flatnonzero(free & (labels == label))
+        keep = max(ceil(share * len(own)), ceil(wanted * len(own) / free.sum()), int(asked[own[0]]))
+        ranked = own[np.lexsort((rows[own], -scores[own]))]
+        left_out += rows[ranked[keep:]].tolist()
+    return sorted(set(left_out).difference(request.include))
+
+
+def _tell(pool: Pool) -> bool:
+    """Whether there are two labels at least, and some that occur more than once."""
+    return 1 < len(pool.label_counts) < len(pool)

@@ -55,6 +55,7 @@ def test_the_paper_preset_is_the_published_one():
     paper = GradientMatching.paper()
     assert (paper.prefix_length, paper.epochs, paper.batch_size, paper.learning_rate) == (4, 10, 64, 1e-3)
     assert (paper.warmup, paper.swaps, paper.scaling, paper.mode) == (0.1, 32, "none", "exact")
+    assert paper.typical == 1
 
 
 @pytest.mark.parametrize("mode", ["exact", "online"])

@@ -1,7 +1,10 @@
+from collections import Counter
+from math import ceil
+
 import numpy as np
 import pytest
 
-from icl_plugins import Pool, Template, Typicality
+from icl_plugins import GradientMatching, Pool, Template, Typicality
 from icl_plugins.algorithms.typicality import margins
 from icl_plugins.errors import DataError
 from icl_plugins.selectors._embeddings import embed
@@ -53,3 +56,52 @@ def test_a_label_of_one_example_has_no_others_to_be_like(reader):
     rows = [{"text": f"text {row}", "label": ("a", "a", "b", "b", "c")[row]} for row in range(5)]
     selection = Typicality(proxy=reader).select(Pool.from_records(rows, TEMPLATE), 5)
     assert sorted(selection.indices) == list(range(5)) and np.isfinite(selection.scores).all()
+
+
+QUICK = {"epochs": 1, "batch_size": 8, "prefix_length": 1}
+
+
+def shares(pool, share, wanted=0.0):
+    return {
+        label: max(ceil(share * c), ceil(wanted * c / len(pool))) for label, c in pool.label_counts.items()
+    }
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_gradient_matching_chooses_among_the_most_typical_of_each_label(pool, reader, share):
+    """Checked against the ranking by the margins, and the mean that is matched is that of the whole pool."""
+    selection = GradientMatching(reader, typical=share, **QUICK).select(pool, 4)
+    scores = margins(embed(pool.texts, "proxy", reader, "error")[0], pool.labels)
+    kept = []
+    for label, count in pool.label_counts.items():
+        keep = max(ceil(share * count), ceil(4 * count / len(pool)))
+        own = [row for row in range(len(pool)) if pool.labels[row] == label]
+        kept += sorted(own, key=lambda row: (-scores[row], row))[:keep]
+    assert set(selection.indices) <= set(kept)
+    left_out = sorted(set(range(len(pool))) - set(kept))
+    assert selection.report()["skipped"] == ({"less typical of their label": left_out} if left_out else {})
+    excluded = GradientMatching(reader, **QUICK).select(pool, 4, exclude=left_out)
+    assert (selection.indices, selection.objective) == (excluded.indices, excluded.objective)
+
+
+def test_as_many_stay_as_the_shots_and_quotas_ask_for(pool, reader):
+    matching = GradientMatching(reader, typical=0.01, **QUICK)
+    assert len(matching.select(pool, len(pool) - 1)) == len(pool) - 1
+    assert set(Counter(matching.select(pool, 9, quotas=3).labels).values()) == {3}
+    assert set(matching.select(pool, 3, include=[5]).indices) >= {5}
+    few = matching.select(pool, 4, exclude=range(12)).indices
+    assert len(few) == 4 and min(few) >= 12
+
+
+def test_a_token_budget_is_filled_with_typical_examples(pool, reader):
+    costs = np.array(reader.count_tokens([text + TEMPLATE.separator for text in pool.texts]))
+    selection = GradientMatching(reader, typical=0.01, **QUICK).select(pool, max_tokens=120)
+    left = set(range(len(pool))) - set(selection.indices)
+    assert 120 - selection.report()["tokens"] < costs[sorted(left)].max()
+
+
+def test_where_labels_tell_nothing_all_are_typical(reader):
+    rows = [{"text": f"text {row}", "label": f"label {row}"} for row in range(8)]
+    pool = Pool.from_records(rows, TEMPLATE)
+    chosen = [GradientMatching(reader, typical=share, **QUICK).select(pool, 3).indices for share in (0.1, 1)]
+    assert chosen[0] == chosen[1]
