@@ -86,7 +86,9 @@ def less_typical(
     if share == 1 or not _tell(pool):
         return []
     limits, labels = request.constraints, np.array([pool.labels[row] for row in rows], dtype=object)
-    scores = margins(embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels)
+    scores = margins(
+        embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels.tolist()
+    )
     free = ~np.isin(rows, limits.exclude)
     asked = limits.quota_min[limits.groups[rows]]
     # typical texts may be shorter than others, and are to fill a token budget all the same
