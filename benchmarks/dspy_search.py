@@ -27,7 +27,7 @@ from dspy.lm15 import Message, Request, Response, TextPart, Usage
 from dspy_icl import ManyShotSearch, grid
 from dspy_icl.trials import interval
 
-from icl_plugins import GradientMatching, KMeans, Proxy, Random
+from icl_plugins import GradientMatching, Proxy, Random, Typicality
 from icl_plugins.evaluation.local import LocalTarget
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
@@ -114,8 +114,8 @@ def optimizers(options: argparse.Namespace, proxy: Proxy) -> dict[str, Callable[
         )
 
     def many_shot(student: Any, trainset: Any, valset: Any, metric: Any) -> Any:
-        selectors = (GradientMatching(proxy=proxy), KMeans(proxy=proxy), Random())
-        candidates = grid(selectors, (16, 64), ("greedy", "interleaved"))
+        selectors = (GradientMatching(proxy=proxy), Typicality(proxy=proxy), Random())
+        candidates = grid(selectors, (16, 64), ("greedy", "reversed"))
         optimizer = ManyShotSearch(
             metric=metric, candidates=candidates, max_metric_calls=budget, num_threads=1, max_errors=10_000
         )

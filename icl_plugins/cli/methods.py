@@ -34,7 +34,7 @@ CLASSES: dict[Method, str] = {
 }
 # For --help, which has no time to import the classes; a test compares them.
 SETTINGS: dict[Method, str] = {
-    "gradient_matching": "proxy=micro mode=exact scaling=none swaps=32 typical=1.0 prefix_length=4 epochs=10"
+    "gradient_matching": "proxy=micro mode=exact scaling=none swaps=32 typical=0.1 prefix_length=4 epochs=10"
     " batch_size=64 learning_rate=0.001 warmup=0.1 schedule=constant seed=0 store=null on_too_long=error"
     " tokenizer=null",
     "random": "seed=0 tokenizer=micro",

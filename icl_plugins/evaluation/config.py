@@ -121,8 +121,10 @@ class MethodConfig:
     @property
     def nested(self) -> bool:
         """Whether the first k that are chosen are what is chosen for k shots, where no token budget binds."""
-        without_swaps = self.selector == "GradientMatching" and getattr(self.selector_of(), "swaps", 1) == 0
-        ranks = without_swaps or self.selector in _RANK
+        matching: Any = self.selector_of() if self.selector == "GradientMatching" else None
+        ranks = (
+            matching is not None and matching.swaps == 0 and matching.typical == 1
+        ) or self.selector in _RANK
         return ranks and self.quotas is None and self.order == "greedy"
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.algorithms.constraints import Constraints
+from icl_plugins.algorithms.constraints import Constraints, check_budget
 from icl_plugins.algorithms.features import Features
 from icl_plugins.algorithms.matching import Match, match
 from icl_plugins.algorithms.quotas import Quotas
@@ -44,6 +44,8 @@ class GradientMatching:
     CLG (arXiv 2506.04579): latent concept learning, per-example gradients with respect to the prefix, greedy
     choice, then at most `swaps` best single swaps. `paper()` is the published method to the letter.
 
+    Better than published: only the most typical examples of each label are candidates (`typical`).
+
     `mode`: "exact", gradients of all examples at all E+1 checkpoints in passes of their own; "online", taken
     while the prefix is tuned, at half the cost. `scaling`: "none" (published), "checkpoint" (each
     checkpoint's block to mean norm 1) or "example" (each example's feature to norm 1). `typical`: the share
@@ -56,14 +58,14 @@ class GradientMatching:
 
     The objective is J, the distance between the mean feature of the demonstrations and that of the pool
     (lower = better). Scores are how much J rises when that demonstration alone is left out. With `swaps=0`
-    selections are nested. Raises SettingError for bad settings.
+    and `typical=1` selections are nested. Raises SettingError for bad settings.
     """
 
     proxy: "str | Proxy" = "micro"
     mode: Literal["exact", "online"] = "exact"
     scaling: Literal["none", "checkpoint", "example"] = "none"
     swaps: int = 32
-    typical: float = 1.0
+    typical: float = 0.1
     prefix_length: int = 4
     epochs: int = 10
     batch_size: int = 64
@@ -116,20 +118,23 @@ class GradientMatching:
         usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
         policy: TooLong = "truncate" if self.on_too_long == "truncate" else "error"
         atypical = less_typical(request, usable, self.typical, proxy, policy)
-        request = request.without(atypical, "less typical of their label")
         started = perf_counter()
         features = self._scaled(gradients, usable)
         found = request.choose(
             lambda constraints: match(
                 features,
                 swaps=self.swaps,
-                constraints=_among(constraints, usable),
+                constraints=_among(constraints, usable, atypical),
                 progress=tell_progress,
             ),
             lambda found: usable[found.indices].tolist(),
         )
         seconds = {**gradients.seconds, "matching": perf_counter() - started}
-        details = {**about(proxy), **_told(gradients, found, len(usable), seconds)}
+        details = {
+            **about(proxy),
+            "candidates": len(usable) - len(atypical),
+            **_told(gradients, found, len(usable), seconds),
+        }
         indices: Sequence[int] = usable[found.indices].tolist()
         return request.selection(self, indices, found.scores, objective=found.trace, details=details)
 
@@ -170,16 +175,21 @@ class GradientMatching:
         )
 
 
-def _among(constraints: Constraints, usable: np.ndarray) -> Constraints:
-    """Return the constraints in terms of positions among the usable rows."""
+def _among(constraints: Constraints, usable: np.ndarray, atypical: Sequence[int]) -> Constraints:
+    """Return the constraints in terms of positions among the usable rows, the atypical ones excluded.
+
+    Quotas stay those of all usable rows. Raises BudgetError where the others do not fit the budget.
+    """
     place = {row: position for position, row in enumerate(usable.tolist())}
-    return replace(
+    among = replace(
         constraints,
         costs=None if constraints.costs is None else constraints.costs[usable],
         groups=constraints.groups[usable],
         include=tuple(place[row] for row in constraints.include),
-        exclude=tuple(place[row] for row in constraints.exclude if row in place),
+        exclude=tuple(place[row] for row in (*constraints.exclude, *atypical) if row in place),
     )
+    check_budget(among)
+    return among
 
 
 def _told(

@@ -58,14 +58,14 @@ class Typicality:
     ) -> Selection:
         """Select demonstrations; raises BudgetError, SettingError, ProxyError or OptionalDependencyError.
 
-        DataError where no label has two examples, or all have the same: nothing is typical then.
+        DataError where labels are no classes, because most occur once or there is one: nothing is typical.
         """
         tokenizer = self.tokenizer or self.proxy
         request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
-        if len(pool) > 1 and not _tell(pool):
+        if len(pool) > 1 and not _are_classes(pool):
             raise DataError(
                 f"{len(pool.label_counts)} labels of {len(pool)} examples",
-                expected="two labels at least, and some that occur more than once",
+                expected="two labels at least, three quarters of which occur more than once",
                 fix="name the field that holds the label, or choose another method, such as Similarity",
             )
         vectors, details = embed(pool.texts, self.embeddings, self.proxy, self.on_too_long)
@@ -80,10 +80,10 @@ def less_typical(
     """Return those of the rows (n,) of the request's pool that are not among the most typical of their label.
 
     Of each label the `share` that is most typical stays, and in any case as many as its quota and its part
-    of the shots ask for; included rows stay too. None are returned where labels tell nothing.
+    of the shots ask for; included rows stay too. None are returned where labels are no classes.
     """
     pool = request.pool
-    if share == 1 or not _tell(pool):
+    if share == 1 or not _are_classes(pool):
         return []
     limits, labels = request.constraints, np.array([pool.labels[row] for row in rows], dtype=object)
     scores = margins(
@@ -102,6 +102,7 @@ def less_typical(
     return sorted(set(left_out).difference(request.include))
 
 
-def _tell(pool: Pool) -> bool:
-    """Whether there are two labels at least, and some that occur more than once."""
-    return 1 < len(pool.label_counts) < len(pool)
+def _are_classes(pool: Pool) -> bool:
+    """Whether labels are classes: two at least, and three quarters of them occur more than once."""
+    counts = pool.label_counts
+    return len(counts) > 1 and 4 * sum(count == 1 for count in counts.values()) <= len(counts)

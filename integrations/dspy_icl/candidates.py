@@ -81,7 +81,8 @@ class Sharing:
             return replace(selector, selector=self._stored(selector.selector, pool))
         if not isinstance(selector, GradientMatching) or selector.store is not None:
             return selector
-        made_from = fingerprint(pool.fingerprint, canonical_json(settings(replace(selector, swaps=0))))
+        plain = settings(replace(selector, swaps=0, typical=1.0))  # gradients depend on neither
+        made_from = fingerprint(pool.fingerprint, canonical_json(plain))
         return replace(selector, store=self.folder / made_from[:16])
 
 

@@ -20,7 +20,7 @@ from icl_plugins.evaluation.target import Answer, Usage
 
 LABELS = ("card", "rate", "phone")
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}")
-QUICK = {"prefix_length": 2, "epochs": 2, "batch_size": 8}
+QUICK = {"prefix_length": 2, "epochs": 2, "batch_size": 8, "typical": 1.0}
 CHEAP = {  # controls that cost little
     "random": MethodConfig("Random", seeds=10),
     "stratified_random": MethodConfig("Random", quotas="proportional", seeds=1),
@@ -375,6 +375,7 @@ def test_what_swaps_quotas_or_an_order_change_is_not_nested():
     others = [
         replace(nested, quotas="proportional"),
         replace(nested, order="shuffle"),
+        MethodConfig("GradientMatching", {"swaps": 0, "typical": 0.5}),
         MethodConfig("KMeans"),
     ]
     assert nested.nested and not any(method.nested for method in [*others, METHODS["matching"]])

@@ -75,7 +75,9 @@ def test_gradient_matching_gives_the_features_that_it_matches(make_model, tokeni
     proxy = Proxy.from_model(make_model(), tokenizer, name="tiny")
     records = [{"text": f"text {row} " * (90 if row == 3 else 1), "label": "ab"[row % 2]} for row in range(9)]
     pool = Pool.from_records(records, Template("{text}:", " {label}"))
-    selector = GradientMatching(proxy=proxy, epochs=1, on_too_long="skip", scaling="checkpoint", swaps=0)
+    selector = GradientMatching(
+        proxy=proxy, epochs=1, on_too_long="skip", scaling="checkpoint", swaps=0, typical=1.0
+    )
     selection, features = selector.select(pool, 3), selector.features(pool)
     assert features.rows.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
     assert features.rows[match(features, 3, swaps=0).indices].tolist() == list(selection.indices)

@@ -11,7 +11,7 @@ from icl_plugins.errors import SettingError, TooLongError
 from icl_plugins.proxy.gradients import per_example_gradients
 from icl_plugins.proxy.prefix import tune_prefix
 
-QUICK = {"epochs": 2, "batch_size": 8, "prefix_length": 2}
+QUICK = {"epochs": 2, "batch_size": 8, "prefix_length": 2, "typical": 1.0}
 
 
 @pytest.fixture

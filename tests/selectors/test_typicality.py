@@ -4,7 +4,7 @@ from math import ceil
 import numpy as np
 import pytest
 
-from icl_plugins import GradientMatching, Pool, Template, Typicality
+from icl_plugins import GradientMatching, Pool, Random, Template, Typicality
 from icl_plugins.algorithms.typicality import margins
 from icl_plugins.errors import DataError
 from icl_plugins.selectors._embeddings import embed
@@ -47,15 +47,16 @@ def test_an_example_with_a_wrong_label_comes_last(reader):
 
 @pytest.mark.parametrize("label", ["one", None])
 def test_labels_that_tell_nothing_are_refused_before_the_proxy_is_loaded(label):
-    rows = [{"text": f"text {row}", "label": label or f"label {row}"} for row in range(6)]
-    with pytest.raises(DataError, match=f"{1 if label else 6} labels of 6 examples"):
+    """One label, and labels of which half occur once."""
+    rows = [{"text": f"text {row}", "label": label or f"label {row % 4}"} for row in range(6)]
+    with pytest.raises(DataError, match=f"{1 if label else 4} labels of 6 examples"):
         Typicality(proxy="no/such").select(Pool.from_records(rows, TEMPLATE), 3)
 
 
 def test_a_label_of_one_example_has_no_others_to_be_like(reader):
-    rows = [{"text": f"text {row}", "label": ("a", "a", "b", "b", "c")[row]} for row in range(5)]
-    selection = Typicality(proxy=reader).select(Pool.from_records(rows, TEMPLATE), 5)
-    assert sorted(selection.indices) == list(range(5)) and np.isfinite(selection.scores).all()
+    rows = [{"text": f"text {row}", "label": "aabbccd"[row]} for row in range(7)]
+    selection = Typicality(proxy=reader).select(Pool.from_records(rows, TEMPLATE), 7)
+    assert sorted(selection.indices) == list(range(7)) and np.isfinite(selection.scores).all()
 
 
 QUICK = {"epochs": 1, "batch_size": 8, "prefix_length": 1}
@@ -78,10 +79,17 @@ def test_gradient_matching_chooses_among_the_most_typical_of_each_label(pool, re
         own = [row for row in range(len(pool)) if pool.labels[row] == label]
         kept += sorted(own, key=lambda row: (-scores[row], row))[:keep]
     assert set(selection.indices) <= set(kept)
-    left_out = sorted(set(range(len(pool))) - set(kept))
-    assert selection.report()["skipped"] == ({"less typical of their label": left_out} if left_out else {})
-    excluded = GradientMatching(reader, **QUICK).select(pool, 4, exclude=left_out)
+    assert selection.details["candidates"] == len(kept)
+    others = sorted(set(range(len(pool))) - set(kept))
+    excluded = GradientMatching(reader, typical=1.0, **QUICK).select(pool, 4, exclude=others)
     assert (selection.indices, selection.objective) == (excluded.indices, excluded.objective)
+
+
+def test_proportional_quotas_are_shares_of_the_whole_pool(pool, reader):
+    """Of few typical rows, of which each label has one at least, the shares would be others."""
+    matching = GradientMatching(reader, typical=0.01, **QUICK)
+    chosen = Random().select(pool, 6, quotas="proportional")
+    assert Counter(matching.select(pool, 6, quotas="proportional").labels) == Counter(chosen.labels)
 
 
 def test_as_many_stay_as_the_shots_and_quotas_ask_for(pool, reader):
