@@ -1,7 +1,7 @@
 """What a comparison compares: targets, data sets and methods, checked when they are made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import icl_plugins
@@ -121,10 +121,10 @@ class MethodConfig:
     @property
     def nested(self) -> bool:
         """Whether the first k that are chosen are what is chosen for k shots, where no token budget binds."""
-        matching: Any = self.selector_of() if self.selector == "GradientMatching" else None
-        ranks = (
-            matching is not None and matching.swaps == 0 and matching.typical == 1
-        ) or self.selector in _RANK
+        ranks = self.selector in _RANK
+        if self.selector == "GradientMatching":
+            matching: Any = replace(self, order="greedy").selector_of()
+            ranks = matching.swaps == 0 and matching.typical == 1
         return ranks and self.quotas is None and self.order == "greedy"
 
     @property

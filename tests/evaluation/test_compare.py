@@ -20,14 +20,15 @@ from icl_plugins.evaluation.target import Answer, Usage
 
 LABELS = ("card", "rate", "phone")
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}")
-QUICK = {"prefix_length": 2, "epochs": 2, "batch_size": 8, "typical": 1.0}
+QUICK = {"prefix_length": 2, "epochs": 2, "batch_size": 8}
+MATCHING = {**QUICK, "typical": 1.0}
 CHEAP = {  # controls that cost little
     "random": MethodConfig("Random", seeds=10),
     "stratified_random": MethodConfig("Random", quotas="proportional", seeds=1),
     "kmeans": MethodConfig("Similarity"),
     "best_of_n": MethodConfig("BestOfN", {"sets": 2, "held_out": 4}, seeds=1),
 }
-METHODS = {**CHEAP, "matching": MethodConfig("GradientMatching", QUICK)}
+METHODS = {**CHEAP, "matching": MethodConfig("GradientMatching", MATCHING)}
 
 
 class Guesser:
@@ -116,7 +117,7 @@ def test_each_run_is_what_its_selector_chooses(files, run, reader):
     assert {method for method, _, _ in runs} == {*METHODS}
     expected = {
         ("random", 3, 1): Random(seed=1).select(data.pool, 3),
-        ("matching", 3, 0): GradientMatching(proxy=reader, **QUICK).select(data.pool, 3),
+        ("matching", 3, 0): GradientMatching(proxy=reader, **MATCHING).select(data.pool, 3),
         ("best_of_n", 2, 0): BestOfN(2, 4, reader).select(data.pool, 2),
         ("stratified_random", 3, 0): Random(seed=0).select(data.pool, 3, quotas="proportional"),
     }
@@ -250,7 +251,7 @@ def test_what_would_stop_it_later_is_refused_before_anything_runs(
 
 
 def test_a_proxy_that_is_not_there_is_told_before_anything_runs(files, run, tmp_path):
-    methods = {"m": MethodConfig("GradientMatching", {**QUICK, "proxy": str(tmp_path / "none")})}
+    methods = {"m": MethodConfig("GradientMatching", {**MATCHING, "proxy": str(tmp_path / "none")})}
     with pytest.raises(ProxyError, match="none"):
         run(_config(files(), methods=methods))
     assert not (tmp_path / "work").exists()
@@ -319,10 +320,10 @@ def test_gradients_are_computed_once_for_each_seed_and_counted_in_every_run(
         pool_gradients, "tune_prefix", lambda *args, **kw: calls.append(kw["seed"]) or real(*args, **kw)
     )
     methods = {
-        "a": MethodConfig("GradientMatching", {**QUICK, "swaps": 0}, seeds=2),
-        "b": MethodConfig("GradientMatching", {**QUICK, "scaling": "checkpoint"}, seeds=1),
-        "c": MethodConfig("GradientMatching", QUICK, quotas="proportional", order="easy_to_hard", seeds=1),
-        "d": MethodConfig("GradientMatching", {**QUICK, "epochs": 3}, seeds=1),
+        "a": MethodConfig("GradientMatching", {**MATCHING, "swaps": 0}, seeds=2),
+        "b": MethodConfig("GradientMatching", {**MATCHING, "scaling": "checkpoint"}, seeds=1),
+        "c": MethodConfig("GradientMatching", MATCHING, quotas="proportional", order="easy_to_hard", seeds=1),
+        "d": MethodConfig("GradientMatching", {**MATCHING, "epochs": 3}, seeds=1),
     }
     comparison = run(_config(files(), methods=methods))
     assert sorted(calls) == [0, 0, 1]  # seeds 0 and 1 of the first tuning, and the longer one
@@ -338,7 +339,7 @@ def test_gradients_are_computed_once_for_each_seed_and_counted_in_every_run(
         MethodConfig("BM25"),
         MethodConfig("Similarity"),
         MethodConfig("LatentBayesian", QUICK),
-        MethodConfig("GradientMatching", {**QUICK, "swaps": 0}),
+        MethodConfig("GradientMatching", {**MATCHING, "swaps": 0}),
     ],
     ids=lambda method: method.selector,
 )
@@ -362,7 +363,11 @@ def test_a_nested_method_that_skips_examples_still_chooses_the_fewer(files, run,
     data = files()
     rows = [{"text": f"{'long ' * 600 * (i % 2)}text {i}", "label": LABELS[i % 3]} for i in range(12)]
     Path(data.train).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    settings = {**QUICK, "on_too_long": "skip", **({"swaps": 0} if selector == "GradientMatching" else {})}
+    settings = {
+        **QUICK,
+        "on_too_long": "skip",
+        **({"swaps": 0, "typical": 1.0} if selector == "GradientMatching" else {}),
+    }
     cheap = dict.fromkeys(CONTROLS, MethodConfig("Random", seeds=10))
     methods = {**cheap, "nested": MethodConfig(selector, settings)}
     comparison = run(_config(data, shots=(2, 8), methods=methods), limit=None)
