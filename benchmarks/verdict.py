@@ -62,13 +62,15 @@ def by_shots(groups: Groups) -> list[str]:
         for shots in asked
     ]
     lines = [("random, points", *(f"{100 * value:.1f}" for value in random))]
-    for method in methods[1:]:
+    for method in (one for one in methods if one != RANDOM):
         lines.append((method, *(gain_text(gain(groups, method, [shots])) for shots in asked)))
     return table(("gain over random", *map(shots_text, asked)), lines)
 
 
 def many_shots(groups: Groups) -> list[str]:
     asked = [shots for shots in dict.fromkeys(key[1] for key in groups) if shots is None or shots >= MANY]
+    if not asked:
+        return []
     lines = []
     for method in dict.fromkeys(key[2] for key in groups):
         runs = [run for key, found in groups.items() if key[1] in asked and key[2] == method for run in found]
@@ -90,7 +92,7 @@ def by_data(groups: Groups) -> list[str]:
     """The gain of each method with 64 shots, by data set."""
     names = list(dict.fromkeys(key[0] for key in groups))
     lines = []
-    for method in list(dict.fromkeys(key[2] for key in groups))[1:]:
+    for method in dict.fromkeys(key[2] for key in groups if key[2] != RANDOM):
         own = [{key: runs for key, runs in groups.items() if key[0] == name} for name in names]
         lines.append((method, *(gain_text(gain(one, method, [MANY])) for one in own)))
     return table((f"{MANY} shots", *names), lines)

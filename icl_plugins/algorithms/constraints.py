@@ -186,7 +186,7 @@ def resolve(
     counted = token_costs(costs, max_cost, pool_size)
     groups, low, high = quota_bounds(labels, quotas, shots, free, include)
     constraints = Constraints(shots, counted, max_cost, groups, low, high, include, exclude)
-    check_budget(constraints)
+    _check_budget(constraints)
     return constraints
 
 
@@ -203,8 +203,7 @@ def _check_shots(shots: int | None, available: int, included: int, pool_size: in
         )
 
 
-def check_budget(constraints: Constraints) -> None:
-    """Raise BudgetError unless a row, or what the quotas need, fits the budget."""
+def _check_budget(constraints: Constraints) -> None:
     if constraints.costs is None or constraints.max_cost is None:
         return
     start = Feasible(constraints)

@@ -11,8 +11,9 @@ def margins(vectors: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
     """Return how much more each row (N, h) is like its own label than like any other: (N,) float64, -2 to 2.
 
     The cosine with the mean of its label's other rows less the highest with another label's mean. Rows are
-    centred and brought to length 1 first; a row at the centre is like nothing (0), and so is one without
-    others of its label, or without other labels. Rotation, scale and translation change nothing.
+    centred and brought to length 1 first. A cosine is 0 where there is nothing to be like: for a row at the
+    centre, for its own label without other rows, for other labels without any. Rotation, scale and
+    translation change nothing.
     """
     units = _units(vectors - vectors.mean(axis=0))
     groups = _groups(labels)
@@ -32,17 +33,27 @@ def margins(vectors: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
     return result
 
 
+def places(scores: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
+    """Return the share of a label's rows that come before each row: (N,), from 0 to below 1.
+
+    By scores (N,), highest first, ties by lowest row.
+    """
+    groups = _groups(labels)
+    order = np.lexsort((np.arange(len(scores)), -scores, groups))
+    ordered = groups[order]
+    result = np.empty(len(scores))
+    result[order] = (np.arange(len(order)) - np.searchsorted(ordered, ordered)) / np.bincount(groups)[ordered]
+    return result
+
+
 def label_by_label(scores: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
     """Rank rows: the best of each label by scores (N,), so that the first n have the labels' shares.
 
     The r-th best of a label with c rows comes at (r - 1/2) / c of the way; ties by score, then lowest row.
     """
     groups = _groups(labels)
-    rows = np.arange(len(scores))
-    by_label = rows[np.lexsort((rows, -scores, groups))]
-    turn = np.arange(len(rows)) - np.searchsorted(groups[by_label], groups[by_label])
-    place = (turn + 0.5) / np.bincount(groups)[groups[by_label]]
-    order: np.ndarray = by_label[np.lexsort((by_label, -scores[by_label], np.round(place, 12)))]
+    middles = np.round(places(scores, labels) + 0.5 / np.bincount(groups)[groups], 12)
+    order: np.ndarray = np.lexsort((np.arange(len(scores)), -scores, middles))
     return order
 
 

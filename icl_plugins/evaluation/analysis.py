@@ -75,12 +75,12 @@ def flips(before: Evaluation, after: Evaluation) -> Flips:
 def mean_mistakes(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str | None], float]:
     """Return (gold, prediction) -> how often that went wrong in an evaluation on average, frequent first.
 
-    A prediction of None: unparsed or failed.
+    Wrong is a value below 1. A prediction of None: unparsed or failed.
     """
     totals = Counter[tuple[str, str | None]]()
-    for evaluation in evaluations:
-        for gold, prediction, count in confusion(evaluation).mistakes():
-            totals[gold, prediction] += count
+    for one in evaluations:
+        answered = zip(one.golds, one.predictions, one.values, strict=True)
+        totals.update((gold, prediction) for gold, prediction, value in answered if value < 1)
     return {pair: count / len(evaluations) for pair, count in totals.most_common()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import fingerprint
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, SettingError
 from icl_plugins.evaluation.answers import begin_alike
 from icl_plugins.evaluation.local_checks import (
     check_choices,
@@ -90,7 +90,9 @@ class LocalTarget:
     def fingerprint(self) -> str:
         """The sha256 over weights, tokenizer, chat template, layout and settings."""
         template = "" if self.layout == "single" else repr(self.proxy.tokenizer.chat_template)
-        parts = (*self.proxy.fingerprint.values(), template, self.layout, str(self.length_norm), *self.stop)
+        ended = [f"ended with {self._texts.end!r}"] if self._texts.end else []  # what scores hold besides
+        settings = (self.layout, str(self.length_norm), *self.stop, *ended)
+        parts = (*self.proxy.fingerprint.values(), template, *settings)
         return fingerprint("local target", *parts)
 
     def score(
@@ -167,7 +169,15 @@ class LocalTarget:
 
     def _written(self, choices: Sequence[str]) -> list[str]:
         texts = [self._texts.lead + self._texts.data(choice) for choice in choices]
-        return [text + self._texts.end for text in texts] if begin_alike(texts) else texts
+        if self.layout == "single" or not begin_alike(texts):
+            return texts
+        if not self._texts.end:
+            raise SettingError(
+                f"choices of which one begins another, among them {min(choices)!r:.80}",
+                expected="a chat template that ends an answer, since only their ends tell them apart",
+                fix='choose layout="single", or other labels',
+            )
+        return [text + self._texts.end for text in texts]
 
     def _answers(
         self,

@@ -114,10 +114,9 @@ class ChatText:
         question, answer = ({"role": role, "content": _SAMPLE} for role in ("user", "assistant"))
         begun = self._render([question], begun=True)
         whole = self._render([question, answer], begun=False)
-        found = whole.find(_SAMPLE, len(begun))
-        if not whole.startswith(begun) or found < 0:
-            return "", ""
-        return whole[len(begun) : found], whole[found + len(_SAMPLE) :]
+        found = whole.rfind(_SAMPLE)
+        lead = whole[len(begun) : found] if whole.startswith(begun) else ""
+        return lead, whole[found + len(_SAMPLE) :]
 
 
 def _without_end(tokens: Tokens, lead: int) -> Tokens:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.algorithms.constraints import Constraints, check_budget
+from icl_plugins.algorithms.constraints import Constraints
 from icl_plugins.algorithms.features import Features
 from icl_plugins.algorithms.matching import Match, match
 from icl_plugins.algorithms.quotas import Quotas
@@ -116,8 +116,12 @@ class GradientMatching:
         gradients = self._gradients(proxy, pool)
         request = request.without(gradients.skipped, "too long for the proxy")
         usable = np.setdiff1d(np.arange(len(pool)), gradients.skipped)
+        started = perf_counter()
         policy: TooLong = "truncate" if self.on_too_long == "truncate" else "error"
         atypical = less_typical(request, usable, self.typical, proxy, policy)
+        seconds = dict(gradients.seconds)
+        if self.typical < 1:
+            seconds["typicality"] = perf_counter() - started
         started = perf_counter()
         features = self._scaled(gradients, usable)
         found = request.choose(
@@ -129,7 +133,7 @@ class GradientMatching:
             ),
             lambda found: usable[found.indices].tolist(),
         )
-        seconds = {**gradients.seconds, "matching": perf_counter() - started}
+        seconds["matching"] = perf_counter() - started
         details = {
             **about(proxy),
             "candidates": len(usable) - len(atypical),
@@ -178,18 +182,16 @@ class GradientMatching:
 def _among(constraints: Constraints, usable: np.ndarray, atypical: Sequence[int]) -> Constraints:
     """Return the constraints in terms of positions among the usable rows, the atypical ones excluded.
 
-    Quotas stay those of all usable rows. Raises BudgetError where the others do not fit the budget.
+    Quotas stay those of all usable rows.
     """
     place = {row: position for position, row in enumerate(usable.tolist())}
-    among = replace(
+    return replace(
         constraints,
         costs=None if constraints.costs is None else constraints.costs[usable],
         groups=constraints.groups[usable],
         include=tuple(place[row] for row in constraints.include),
         exclude=tuple(place[row] for row in (*constraints.exclude, *atypical) if row in place),
     )
-    check_budget(among)
-    return among
 
 
 def _told(

@@ -70,7 +70,8 @@ def expected_shots(request: Request) -> int:
     costs, room = request.constraints.costs, request.constraints.max_cost
     if costs is None or room is None:
         return shots
-    return min(shots, max(1, int(room / costs.mean())))
+    free = np.setdiff1d(np.arange(len(costs)), request.constraints.exclude)
+    return min(shots, max(1, int(room / costs[free].mean())))
 
 
 def cluster(vectors: np.ndarray, clusters: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

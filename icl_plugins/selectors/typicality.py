@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icl_plugins.algorithms.constraints import Constraints
 from icl_plugins.algorithms.quotas import Quotas
-from icl_plugins.algorithms.typicality import label_by_label, margins
+from icl_plugins.algorithms.typicality import label_by_label, margins, places
 from icl_plugins.errors import DataError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
@@ -16,7 +16,6 @@ from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._embeddings import TooLong, check_embeddings, embed
 from icl_plugins.selectors._settings import check_models
 from icl_plugins.selectors._tokens import PromptTokens
-from icl_plugins.selectors.kmeans import expected_shots
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -58,15 +57,15 @@ class Typicality:
     ) -> Selection:
         """Select demonstrations; raises BudgetError, SettingError, ProxyError or OptionalDependencyError.
 
-        DataError where labels are no classes, because most occur once or there is one: nothing is typical.
+        DataError where labels are no classes: there is one, or of many more than a quarter occur once.
         """
         tokenizer = self.tokenizer or self.proxy
         request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
         if len(pool) > 1 and not _are_classes(pool):
             raise DataError(
                 f"{len(pool.label_counts)} labels of {len(pool)} examples",
-                expected="two labels at least, three quarters of which occur more than once",
-                fix="name the field that holds the label, or choose another method, such as Similarity",
+                expected="classes: two labels at least, and of many a quarter at most that occur once",
+                fix="name the field that holds the class, or choose another method, such as Similarity",
             )
         vectors, details = embed(pool.texts, self.embeddings, self.proxy, self.on_too_long)
         scores = margins(vectors, pool.labels)
@@ -79,30 +78,60 @@ def less_typical(
 ) -> list[int]:
     """Return those of the rows (n,) of the request's pool that are not among the most typical of their label.
 
-    Of each label the `share` that is most typical stays, and in any case as many as its quota and its part
-    of the shots ask for; included rows stay too. None are returned where labels are no classes.
+    The same share of each label stays: `share`, or more where the request could else not have as many
+    examples, or fill its token budget, as it can with all rows; what its quotas need at the cheapest and
+    included rows stay too. None are returned where labels are no classes.
     """
-    pool = request.pool
+    pool, limits = request.pool, request.constraints
     if share == 1 or not _are_classes(pool):
         return []
-    limits, labels = request.constraints, np.array([pool.labels[row] for row in rows], dtype=object)
-    scores = margins(
-        embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels.tolist()
-    )
-    free = ~np.isin(rows, limits.exclude)
-    asked = limits.quota_min[limits.groups[rows]]
-    # typical texts may be shorter than others, and are to fill a token budget all the same
-    wanted = expected_shots(request) * (1 if request.max_tokens is None else 1.5)
-    left_out: list[int] = []
-    for label in dict.fromkeys(labels[free]):
-        own = np.flatnonzero(free & (labels == label))
-        keep = max(ceil(share * len(own)), ceil(wanted * len(own) / free.sum()), int(asked[own[0]]))
-        ranked = own[np.lexsort((rows[own], -scores[own]))]
-        left_out += rows[ranked[keep:]].tolist()
-    return sorted(set(left_out).difference(request.include))
+    labels = [pool.labels[row] for row in rows]
+    scores = margins(embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels)
+    free = np.flatnonzero(~np.isin(rows, (*limits.exclude, *limits.include)))
+    before = places(scores[free], [labels[at] for at in free])
+    order = np.lexsort((rows[free], -scores[free], before))
+    ranked, before = rows[free][order], before[order]
+    turns = _turns(limits, ranked)
+    kept = max(int(np.searchsorted(before, share)), _enough(limits, ranked, turns))
+    quotas = ranked[turns < limits.quota_min[limits.groups[ranked]]].tolist()
+    return sorted(set(ranked[kept:].tolist()).difference(quotas, _cheapest(limits, ranked)))
+
+
+def _turns(limits: Constraints, ranked: np.ndarray) -> np.ndarray:
+    """Return how many rows of its quota's group come before each ranked row (n,), the included ones first."""
+    groups = limits.groups[ranked]
+    order = np.argsort(groups, kind="stable")
+    included = np.bincount(limits.groups[list(limits.include)], minlength=len(limits.quota_max))
+    turns: np.ndarray = included[groups]
+    turns[order] += np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+    return turns
+
+
+def _enough(limits: Constraints, ranked: np.ndarray, turns: np.ndarray) -> int:
+    """Return how many of the ranked rows give the shots, or texts for one and a half token budgets."""
+    counts = turns < limits.quota_max[limits.groups[ranked]]  # what is beyond a quota gives nothing
+    enough = []
+    if limits.shots is not None:
+        enough.append(np.searchsorted(np.cumsum(counts), limits.shots - len(limits.include)))
+    if limits.costs is not None and limits.max_cost is not None:
+        enough.append(np.searchsorted(np.cumsum(limits.costs[ranked] * counts), 1.5 * limits.max_cost))
+    return int(min(enough)) + 1  # with both, shots are an upper limit
+
+
+def _cheapest(limits: Constraints, ranked: np.ndarray) -> set[int]:
+    """Return the cheapest rows of each quota's minimum, and the cheapest of all, under a token budget."""
+    if limits.costs is None:
+        return set()
+    by_cost = ranked[np.argsort(limits.costs[ranked], kind="stable")]
+    missing = _turns(limits, by_cost) < limits.quota_min[limits.groups[by_cost]]
+    return {*by_cost[:1].tolist(), *by_cost[missing].tolist()}
 
 
 def _are_classes(pool: Pool) -> bool:
-    """Whether labels are classes: two at least, and three quarters of them occur more than once."""
+    """Whether there are two labels at least, and they are few or most of them occur more than once.
+
+    Few: their square is no more than the examples. Most: three quarters.
+    """
     counts = pool.label_counts
-    return len(counts) > 1 and 4 * sum(count == 1 for count in counts.values()) <= len(counts)
+    once = sum(count == 1 for count in counts.values())
+    return len(counts) > 1 and (len(counts) ** 2 <= len(pool) or 4 * once <= len(counts))

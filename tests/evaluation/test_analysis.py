@@ -75,6 +75,11 @@ def test_mean_flips_are_the_means_over_all_pairs_and_count_every_item(rows):
     assert sum(means) == len(golds)
 
 
+def test_an_answer_of_full_value_is_no_mistake_however_it_is_written():
+    one = replace(evaluation("aab", "AAc"), values=(1.0, 1.0, 0.5))
+    assert mean_mistakes([one]) == {("b", "c"): 1.0}
+
+
 def test_mean_mistakes_are_counts_of_one_evaluation_on_average():
     twice = [evaluation("aab", "bba"), evaluation("aab", ["b", "a", None])]
     assert mean_mistakes(twice) == {("a", "b"): 1.5, ("b", "a"): 0.5, ("b", None): 0.5}

@@ -174,6 +174,15 @@ def test_choices_that_begin_alike_are_scored_with_the_end_of_their_turn(chat_tar
         np.testing.assert_allclose(score, plain_score(target, ids, start), rtol=1e-5)
 
 
+def test_choices_that_begin_alike_need_a_template_that_ends_a_turn(make_model, own_tokenizer):
+    own_tokenizer.chat_template = CHAT.replace("{{ eos_token if m['role'] == 'assistant' else '' }}", "")
+    target = LocalTarget(Proxy.from_model(make_model(), own_tokenizer), layout="turns")
+    request = [{"role": "user", "content": "my card"}]
+    assert target.score([request], [["rate", "card"]])[0].scores
+    with pytest.raises(SettingError, match="among them 'card'"):
+        target.score([request], [["card_arrival", "card"]])
+
+
 def test_special_tokens_in_a_message_are_text(chat_target):
     """What the template writes is a token, what the data writes is cut in two."""
     target = chat_target()

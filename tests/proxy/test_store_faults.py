@@ -415,7 +415,7 @@ def test_of_four_processes_one_writes_and_the_others_are_told_who(tmp_path):
     processes = [context.Process(target=contend) for _ in range(4)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=20) for _ in processes]
+    found = [results.get(timeout=120) for _ in processes]
     for process in processes:
         process.join(20)
     holders = [pid for pid, error in found if error is None]

@@ -56,7 +56,9 @@ def test_labels_that_tell_nothing_are_refused_before_the_proxy_is_loaded(label):
 def test_a_label_of_one_example_has_no_others_to_be_like(reader):
     rows = [{"text": f"text {row}", "label": "aabbccd"[row]} for row in range(7)]
     selection = Typicality(proxy=reader).select(Pool.from_records(rows, TEMPLATE), 7)
-    assert sorted(selection.indices) == list(range(7)) and np.isfinite(selection.scores).all()
+    assert sorted(selection.indices) == list(range(7))
+    scores = margins(embed(selection.pool.texts, "proxy", reader, "error")[0], selection.pool.labels)
+    assert selection.scores[selection.indices.index(6)] == scores[6]
 
 
 QUICK = {"epochs": 1, "batch_size": 8, "prefix_length": 1}
@@ -92,20 +94,56 @@ def test_proportional_quotas_are_shares_of_the_whole_pool(pool, reader):
     assert Counter(matching.select(pool, 6, quotas="proportional").labels) == Counter(chosen.labels)
 
 
-def test_as_many_stay_as_the_shots_and_quotas_ask_for(pool, reader):
-    matching = GradientMatching(reader, typical=0.01, **QUICK)
-    assert len(matching.select(pool, len(pool) - 1)) == len(pool) - 1
-    assert set(Counter(matching.select(pool, 9, quotas=3).labels).values()) == {3}
-    assert set(matching.select(pool, 3, include=[5]).indices) >= {5}
-    few = matching.select(pool, 4, exclude=range(12)).indices
-    assert len(few) == 4 and min(few) >= 12
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"quotas": {"card_arrival": 1}},
+        {"quotas": {"card_arrival": 0}},
+        {"quotas": {"card_arrival": 2}, "include": [0, 2]},
+        {"quotas": "proportional"},
+        {"quotas": {"exchange_rate": 8}},
+        {"exclude": range(10)},
+        {"include": [5, 23]},
+    ],
+)
+def test_as_many_are_chosen_as_asked_for(pool, reader, limits):
+    chosen = GradientMatching(reader, typical=0.01, **QUICK).select(pool, 11, **limits)
+    assert len(chosen) == 11 and {*limits.get("include", ())} <= {*chosen.indices}
 
 
-def test_a_token_budget_is_filled_with_typical_examples(pool, reader):
-    costs = np.array(reader.count_tokens([text + TEMPLATE.separator for text in pool.texts]))
-    selection = GradientMatching(reader, typical=0.01, **QUICK).select(pool, max_tokens=120)
-    left = set(range(len(pool))) - set(selection.indices)
-    assert 120 - selection.report()["tokens"] < costs[sorted(left)].max()
+def mixed(pool):
+    """The pool, and as many examples that are long."""
+    long = [{**example, "text": f"{example['text']} " * 9} for example in pool.examples]
+    return Pool.from_records([*pool.examples, *long], pool.template)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_tokens": 120},
+        {"max_tokens": 300},
+        {"max_tokens": 300, "exclude": range(24, 48)},
+        {"max_tokens": 300, "quotas": {"card_arrival": 0}},
+    ],
+)
+def test_a_token_budget_is_filled(pool, reader, limits):
+    """As with all examples: what is left would hold no other candidate."""
+    both = [
+        GradientMatching(reader, typical=share, **QUICK).select(mixed(pool), **limits) for share in (0.01, 1)
+    ]
+    tokens = [selection.report()["tokens"] for selection in both]
+    assert tokens[0] > 0.8 * tokens[1]
+
+
+def test_what_all_examples_can_do_within_a_budget_typical_ones_can(pool, reader):
+    """The quotas ask for the cheapest ones, which need not be typical."""
+    doubled = mixed(pool)
+    costs = np.sort(reader.count_tokens([text + TEMPLATE.separator for text in doubled.texts]))
+    least = int(costs[:12].sum()) + 24
+    for share in (1, 0.01):
+        matching = GradientMatching(reader, typical=share, **QUICK)
+        assert len(matching.select(doubled, 12, max_tokens=least, quotas="proportional")) == 12
 
 
 def test_where_labels_tell_nothing_all_are_typical(reader):
@@ -113,3 +151,11 @@ def test_where_labels_tell_nothing_all_are_typical(reader):
     pool = Pool.from_records(rows, TEMPLATE)
     chosen = [GradientMatching(reader, typical=share, **QUICK).select(pool, 3).indices for share in (0.1, 1)]
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize(("labels", "candidates"), [("a" * 20 + "b" * 20, 4), ("a" * 20 + "b" * 20 + "c", 5)])
+def test_a_new_label_of_one_example_does_not_turn_classes_into_texts(reader, labels, candidates):
+    rows = [{"text": f"text {row}", "label": label} for row, label in enumerate(labels)]
+    pool = Pool.from_records(rows, TEMPLATE)
+    selection = GradientMatching(reader, typical=0.1, **QUICK).select(pool, 3)
+    assert selection.details["candidates"] == candidates
