@@ -288,6 +288,31 @@ def test_help_teaches_by_examples(command, capsys):
     assert command or "Exit codes" in out
 
 
+def test_select_tells_among_how_many_typical_examples_it_chose(work, model, capsys):
+    rows = [{"text": f"question {row} word", "label": ("card", "rate")[row % 2]} for row in range(40)]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = [
+        "select",
+        "many.jsonl",
+        "-q",
+        QUESTION,
+        "-a",
+        ANSWER,
+        "-n",
+        "2",
+        "-o",
+        "p.json",
+        "--proxy",
+        model,
+    ]
+    told = "2 of 40 examples by gradient_matching"
+    assert run([*command, "--set", "epochs=1"]) == 0
+    assert f"{told}, among the 4 most typical of their label" in " ".join(capsys.readouterr().out.split())
+    assert run([*command, "--set", "epochs=1", "--set", "typical=1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert told in out and "typical of" not in out
+
+
 def test_the_package_runs_as_the_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["python -m icl_plugins", "--version"])
     with pytest.raises(SystemExit, match="0"):

@@ -118,7 +118,9 @@ def one_line(text: str) -> Text:
 
 
 def _chosen(report: Mapping[str, Any]) -> str:
-    return f"{report['shots']} of {report['pool_size']:,} examples by {report['method']}"
+    text = f"{report['shots']} of {report['pool_size']:,} examples by {report['method']}"
+    candidates = report["details"].get("candidates")
+    return f"{text}, among the {candidates:,} most typical of their label" if candidates else text
 
 
 def _objective(objective: Mapping[str, Any] | None) -> str:

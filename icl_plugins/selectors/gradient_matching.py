@@ -136,7 +136,7 @@ class GradientMatching:
         seconds["matching"] = perf_counter() - started
         details = {
             **about(proxy),
-            "candidates": len(usable) - len(atypical),
+            **({"candidates": len(usable) - len(atypical)} if atypical else {}),
             **_told(gradients, found, len(usable), seconds),
         }
         indices: Sequence[int] = usable[found.indices].tolist()
