@@ -79,3 +79,11 @@ class TargetError(IclError, RuntimeError):
 
 class OptionalDependencyError(IclError, ImportError):
     """An optional package is missing; the message carries the pip line."""
+
+
+class EstimateError(IclError, RuntimeError):
+    """First-order estimates do not rank real subsets, and the caller asked to be told."""
+
+
+class EstimateWarning(UserWarning):
+    """First-order estimates do not rank real subsets, and the caller asked to go on."""

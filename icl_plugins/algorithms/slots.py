@@ -7,12 +7,13 @@ slot: a constant and one entry of a table A[j, i] = <G_j, phi(i)> for each slot 
 whose released code recomputes the inner products for every subset).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from icl_plugins.errors import BudgetError, DataError, NonFiniteError
+from icl_plugins.algorithms.assignment import assign
+from icl_plugins.errors import DataError, NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,56 +49,56 @@ class SlotTable:
             found += self.table[slot, candidates]
         return found
 
-    def best(self) -> tuple[np.ndarray, float]:
+    def best(self, allowed: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """Return the ordered subset (k,) with the least estimate of all, and the estimate.
 
-        Exact, by linear assignment in O(n k^2). Raises BudgetError for fewer candidates than slots.
+        allowed: (k, n) bool, which candidates may stand in which slot. Exact, by linear assignment in
+        O(n k^2). Raises BudgetError where the slots cannot be filled.
         """
-        if self.table.shape[1] < self.slots:
-            raise BudgetError(
-                f"{self.slots} slots for {self.table.shape[1]} candidates",
-                expected="as many candidates as slots at least",
-                fix="lower shots, or add examples to the pool",
-            )
-        _, chosen = linear_sum_assignment(self.table)
+        chosen = assign(self.table, allowed)
         return chosen, float(self.outcomes(chosen[None])[0])
 
-    def mean_scores(self) -> np.ndarray:
-        """Return for each candidate (n,) the limit of GradRE's score, less what is the same for all.
+    def mean_scores(self, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Return the mean of each candidate (n,) over the slots that it is allowed in; 0 if in none.
 
         GradRE scores a candidate by the mean outcome of random subsets that hold it. Over all ordered
-        subsets this mean is a constant plus (1 - (k - 1) / (n - 1)) times the candidate's mean over slots.
+        subsets this is a constant plus (1 - (k - 1) / (n - 1)) times this mean: the same ranking.
         """
-        slots, candidates = self.table.shape
-        scores: np.ndarray = (1 - (slots - 1) / max(candidates - 1, 1)) * self.table.mean(axis=0)
-        return scores
+        if allowed is None:
+            return np.asarray(self.table.mean(axis=0))
+        counts = np.maximum(allowed.sum(axis=0), 1)
+        return np.asarray(np.where(allowed, self.table, 0.0).sum(axis=0) / counts)
 
 
 def slot_table(
-    gradients: np.ndarray, embeddings: np.ndarray, anchor: np.ndarray, outcome: float
+    gradients: np.ndarray,
+    ids: np.ndarray,
+    embeddings: np.ndarray,
+    anchor: np.ndarray,
+    outcome: float,
+    *,
+    block: int = 1 << 26,
 ) -> SlotTable:
-    """Make the table of gradients (k, T, h), candidates (n, T, h) and the anchor's slots (k, T, h).
+    """Make the table of gradients and anchor (k, T, h) and candidates, given as tokens.
 
-    outcome: f(S0), of the anchor. Gradients averaged over queries give the table of the mean outcome: one
-    product, however many queries. Raises DataError for shapes that do not belong together, NonFiniteError.
+    ids: (n, T) rows of embeddings (V, h), -1 for a pad, which adds nothing. outcome: f(S0), of the anchor.
+    Gradients averaged over queries give the table of the mean outcome, however many queries there are.
+    One product G E^T, then look-ups: what is held beside the table is about `block` numbers,
+    or what one slot takes.
+    Raises DataError for shapes that do not belong together, NonFiniteError.
     """
-    parts = [np.asarray(part) for part in (gradients, embeddings, anchor)]
-    shapes = [part.shape for part in parts]
-    if any(len(shape) != 3 for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
-        raise DataError(
-            f"gradients, candidates and anchor of shapes {', '.join(map(str, shapes))}",
-            expected="(k, T, h), (n, T, h) and (k, T, h)",
-            fix="pad every example to its slot in the same way",
-        )
-    if shapes[0] != shapes[2]:
-        raise DataError(
-            f"gradients of {shapes[0][0]} slots and an anchor of {shapes[2][0]}",
-            expected="one for each slot",
-            fix="pass both from the same prompt",
-        )
-    flat_gradients, flat_embeddings, flat_anchor = (part.reshape(len(part), -1) for part in parts)
-    table = (flat_gradients @ flat_embeddings.T).astype(np.float64)
-    constant = outcome - float(np.einsum("kd,kd->", flat_gradients, flat_anchor, dtype=np.float64))
+    gradients, ids, embeddings, anchor = map(np.asarray, (gradients, ids, embeddings, anchor))
+    _check_shapes(gradients, ids, embeddings, anchor)
+    slots, width, _ = gradients.shape
+    table = np.zeros((slots, len(ids)))
+    step = max(1, block // (width * (len(embeddings) + 1)))
+    for first in range(0, slots, step):
+        part = gradients[first : first + step]
+        products = np.zeros((width, len(embeddings) + 1, len(part)), dtype=gradients.dtype)  # the last: a pad
+        np.matmul(embeddings, part.transpose(1, 2, 0), out=products[:, :-1])
+        for place in range(width):
+            table[first : first + step] += products[place][ids[:, place]].T
+    constant = outcome - float(np.einsum("kth,kth->", gradients, anchor, dtype=np.float64))
     if not (np.isfinite(table).all() and np.isfinite(constant)):
         raise NonFiniteError(
             "NaN or infinity in the gradients, the embeddings or the outcome",
@@ -105,6 +106,28 @@ def slot_table(
             fix='look at these examples, or load the model with dtype="float32"',
         )
     return SlotTable(table, constant)
+
+
+def mean_table(tables: Sequence[SlotTable]) -> SlotTable:
+    """Return the mean of tables around several anchors: the mean of their estimates, since all are sums."""
+    mean: np.ndarray = np.mean([table.table for table in tables], axis=0)
+    return SlotTable(mean, float(np.mean([table.constant for table in tables])))
+
+
+def _check_shapes(gradients: np.ndarray, ids: np.ndarray, embeddings: np.ndarray, anchor: np.ndarray) -> None:
+    shapes = f"{gradients.shape}, {ids.shape}, {embeddings.shape} and {anchor.shape}"
+    together = (
+        gradients.ndim == 3
+        and gradients.shape == anchor.shape
+        and (ids.ndim, embeddings.ndim) == (2, 2)
+        and gradients.shape[1:] == (ids.shape[1], embeddings.shape[1])
+    )
+    if not together or (ids.size and not -1 <= ids.min() <= ids.max() < len(embeddings)):
+        raise DataError(
+            f"gradients, tokens, embeddings and anchor of shapes {shapes}",
+            expected="(k, T, h), (n, T) with numbers from -1 to V - 1, (V, h) and (k, T, h)",
+            fix="pad every example to its slot in the same way",
+        )
 
 
 def johnson_lindenstrauss(width: int, reduced: int, *, seed: int = 0) -> np.ndarray:

@@ -42,27 +42,12 @@ class PackedRow:
             logits: Tensor = model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=torch.tensor(positions, device=device)[None],
-                attention_mask=self._masks(positions, sees),
+                attention_mask=attention_masks(self._proxy, positions, self._positions, sees),
                 past_key_values=self._cache,
                 use_cache=True,
                 return_dict=True,
             ).logits[0]
         return logits if self._proxy.slice_head else logits[at]
-
-    def _masks(self, positions: np.ndarray, sees: np.ndarray) -> Any:
-        """Return what is added to the attention scores; by kind of layer if the model has several."""
-        windows = attention_windows(self._proxy.model.config)
-        distances = torch.tensor(positions[:, None] - self._positions)
-        hidden = torch.tensor(~sees)
-        dtype = self._proxy.dtype
-        masks = {}
-        for kind, window in windows.items():
-            mask = torch.zeros(distances.shape, dtype=dtype)
-            mask[:, self._state.slots :].masked_fill_(hidden, torch.finfo(dtype).min)
-            if window is not None:
-                mask.masked_fill_(distances >= window, torch.finfo(dtype).min)
-            masks[kind] = mask.to(self._proxy.device)[None, None]
-        return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:
@@ -78,3 +63,22 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     if not kinds <= _KINDS:
         raise NotImplementedError(f"layers of the kinds {sorted(kinds - _KINDS)}")
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def attention_masks(proxy: "Proxy", positions: np.ndarray, keys: np.ndarray, sees: np.ndarray) -> Any:
+    """Return what is added to the attention scores of one row; by kind of layer if the model has several.
+
+    positions: (n,), keys: (S,), where the n tokens and all that they may look at stand. sees: (n, T) bool,
+    over the last T keys; the keys in front of these are seen by all.
+    """
+    distances = torch.tensor(positions[:, None] - keys)
+    hidden = torch.tensor(~sees)
+    dtype = proxy.dtype
+    masks = {}
+    for kind, window in attention_windows(proxy.model.config).items():
+        mask = torch.zeros(distances.shape, dtype=dtype)
+        mask[:, len(keys) - sees.shape[1] :].masked_fill_(hidden, torch.finfo(dtype).min)
+        if window is not None:
+            mask.masked_fill_(distances >= window, torch.finfo(dtype).min)
+        masks[kind] = mask.to(proxy.device)[None, None]
+    return masks if len(masks) > 1 else next(iter(masks.values()))
