@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from icl_plugins.selection import Selection
     from icl_plugins.selectors.best_of_n import BestOfN
     from icl_plugins.selectors.bm25 import BM25
+    from icl_plugins.selectors.grad_ce import GradCE
     from icl_plugins.selectors.gradient_matching import GradientMatching
+    from icl_plugins.selectors.hybrid import Hybrid
+    from icl_plugins.selectors.hybrid_prompt import HybridPrompt
+    from icl_plugins.selectors.influence import GradFS, GradRE, SlotAssignment
     from icl_plugins.selectors.kmeans import KMeans
     from icl_plugins.selectors.latent_bayesian import LatentBayesian
     from icl_plugins.selectors.random import Random
@@ -25,7 +29,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BM25",
     "BestOfN",
+    "GradCE",
+    "GradFS",
+    "GradRE",
     "GradientMatching",
+    "Hybrid",
+    "HybridPrompt",
     "KMeans",
     "LatentBayesian",
     "ManyShotPrompt",
@@ -34,6 +43,7 @@ __all__ = [
     "Random",
     "Selection",
     "Similarity",
+    "SlotAssignment",
     "Template",
     "Typicality",
 ]
@@ -41,7 +51,12 @@ __all__ = [
 _HOME = {
     "BM25": "icl_plugins.selectors.bm25",
     "BestOfN": "icl_plugins.selectors.best_of_n",
+    "GradCE": "icl_plugins.selectors.grad_ce",
+    "GradFS": "icl_plugins.selectors.influence",
+    "GradRE": "icl_plugins.selectors.influence",
     "GradientMatching": "icl_plugins.selectors.gradient_matching",
+    "Hybrid": "icl_plugins.selectors.hybrid",
+    "HybridPrompt": "icl_plugins.selectors.hybrid_prompt",
     "KMeans": "icl_plugins.selectors.kmeans",
     "LatentBayesian": "icl_plugins.selectors.latent_bayesian",
     "ManyShotPrompt": "icl_plugins.prompt",
@@ -50,6 +65,7 @@ _HOME = {
     "Random": "icl_plugins.selectors.random",
     "Selection": "icl_plugins.selection",
     "Similarity": "icl_plugins.selectors.similarity",
+    "SlotAssignment": "icl_plugins.selectors.influence",
     "Template": "icl_plugins.examples",
     "Typicality": "icl_plugins.selectors.typicality",
 }

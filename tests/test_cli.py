@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from icl_plugins.errors import (
     BudgetError,
     CorruptStoreError,
     DataError,
+    EstimateWarning,
     NonFiniteError,
     ProxyError,
     SettingError,
@@ -311,6 +313,29 @@ def test_select_tells_among_how_many_typical_examples_it_chose(work, model, caps
     assert run([*command, "--set", "epochs=1", "--set", "typical=1"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert told in out and "typical of" not in out
+
+
+@pytest.mark.parametrize(
+    ("on_bad", "says"),
+    [("fallback", "the best of 6 random sets by real losses was taken"), ("warn", "chosen by them all")],
+)
+def test_select_tells_how_estimates_agree_with_what_was_measured(select, model, monkeypatch, on_bad, says):
+    monkeypatch.setattr(icl_plugins.algorithms.honesty.EstimateQuality, "trusted", False)
+    settings = ["queries=3", "check=6", "anchors=1", f"on_bad_estimate={on_bad}"]
+    options = ["--proxy", model, *(part for setting in settings for part in ("--set", setting))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EstimateWarning)
+        code, out, err = select(*options, method="grad_re", shots="2")
+        told = " ".join(out.split())
+        assert code == 0, err
+        assert "on 6 real subsets estimate constant" in told and says in told
+        _, out, _ = select("--json", *options, method="grad_re", shots="2")
+    details = json.loads(out)["details"]
+    assert details["estimate"]["fell_back"] is (on_bad == "fallback")
+    losses = f"{details['loss']:.4g} nats", f"{details['random_loss']:.4g} behind random sets"
+    assert all(loss in told for loss in losses)
+    _, out, _ = select(*options, "--set", "check=0", method="grad_re", shots="2")
+    assert "constant" not in out
 
 
 def test_the_package_runs_as_the_command(monkeypatch, capsys):

@@ -20,6 +20,10 @@ Method = Literal[
     "typicality",
     "latent_bayesian",
     "best_of_n",
+    "slot_assignment",
+    "grad_re",
+    "grad_fs",
+    "grad_ce",
 ]
 Order = Literal["greedy", "reversed", "easy_to_hard", "interleaved", "nearest_last", "shuffle", "search"]
 CLASSES: dict[Method, str] = {
@@ -31,7 +35,15 @@ CLASSES: dict[Method, str] = {
     "typicality": "Typicality",
     "latent_bayesian": "LatentBayesian",
     "best_of_n": "BestOfN",
+    "slot_assignment": "SlotAssignment",
+    "grad_re": "GradRE",
+    "grad_fs": "GradFS",
+    "grad_ce": "GradCE",
 }
+_OF_INFLUENCE = (
+    "proxy=micro queries=128 slot_labels=true slot_width=null anchors={} reduced=null check=200"
+    " on_bad_estimate=fallback seed=0 on_too_long=truncate tokenizer=null"
+)
 # For --help, which has no time to import the classes; a test compares them.
 SETTINGS: dict[Method, str] = {
     "gradient_matching": "proxy=micro mode=exact scaling=none swaps=32 typical=0.1 prefix_length=4 epochs=10"
@@ -45,6 +57,10 @@ SETTINGS: dict[Method, str] = {
     "latent_bayesian": "proxy=micro prefix_length=4 epochs=10 batch_size=64 learning_rate=0.001 warmup=0.1"
     " seed=0 on_too_long=error tokenizer=null",
     "best_of_n": "sets=5 held_out=256 proxy=micro seed=0 tokenizer=null",
+    "slot_assignment": f"{_OF_INFLUENCE.format(16)} rounds=16",
+    "grad_re": f"{_OF_INFLUENCE.format(16)} subsets=null subset_size=null outcome=loss layout=slots",
+    "grad_fs": f"{_OF_INFLUENCE.format(4)} true_steps=0",
+    "grad_ce": f"{_OF_INFLUENCE.format(4)} candidates=20 each=4",
 }
 # what an order needs and not every method has
 _OF_ORDER: dict[Order, tuple[str, ...]] = {

@@ -61,12 +61,16 @@ def selection_report(
 
 
 def selection_view(report: Mapping[str, Any]) -> RenderableType:
-    """Return the table of demonstrations with a summary below it."""
+    """Return the table of demonstrations with a summary below it, and estimates between where there are."""
+    table, verdict, notes = _estimates(report)
     return Group(
         demonstrations_table(report["demonstrations"]),
+        *table,
         summary(
             ("chosen", _chosen(report)),
             ("objective", _objective(report["objective"])),
+            ("estimates", verdict),
+            *notes,
             ("labels", _labels(report)),
             ("gradients", _gradients(report)),
             ("tokens", _tokens(report)),
@@ -132,6 +136,23 @@ def _objective(objective: Mapping[str, Any] | None) -> str:
         return text
     ratio = f", {random / objective['final']:.1f} times lower" if 0 < objective["final"] < random else ""
     return f"{text}; random sets of this size: {random:.4g}{ratio}"
+
+
+def _estimates(report: Mapping[str, Any]) -> tuple[list[RenderableType], str, list[tuple[str, str]]]:
+    """Return how estimates agree with what was measured: as a table, in a sentence, and further lines."""
+    if "estimate" not in report["details"]:
+        return [], "", []
+    from icl_plugins.report.estimates import estimates_of
+
+    found = estimates_of(report)
+    if found is None:
+        return [], "", []
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, name in enumerate(found.table.columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in found.table.rows:
+        table.add_row(*map(one_line, row))
+    return ["", table], found.verdict, list(found.notes.items())
 
 
 def _labels(report: Mapping[str, Any]) -> str:

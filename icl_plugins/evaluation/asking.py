@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from secrets import SystemRandom
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import TargetError, TooLongError
@@ -13,6 +13,9 @@ from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import Answer, OnAnswer, ScoringTarget, Target
 from icl_plugins.progress import tell_progress
 from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.selectors.hybrid_prompt import HybridPrompt
+
+Prompt: TypeAlias = ManyShotPrompt | HybridPrompt
 
 _BATCH = 64
 
@@ -37,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def ask(
-    prompt: ManyShotPrompt,
+    prompt: Prompt,
     target: Target,
     queries: Sequence[Query],
     *,
@@ -51,7 +54,7 @@ def ask(
     asked again, so that two runs on one store share the work. An answer that is not what was asked for
     becomes an error of its query. Raises what the target raises.
     """
-    items = [Item(prompt.template.render_question(query.fields), query.choices) for query in queries]
+    items = [Item(_own_text(prompt, query), query.choices) for query in queries]
     of_item = dict(zip(items, queries, strict=True))
     conditions = _conditions(prompt, target, queries[0], max_tokens)
     asked = _stored(store, conditions, of_item)
@@ -75,6 +78,13 @@ def ask(
     return [asked[item] for item in items]
 
 
+def _own_text(prompt: Prompt, query: Query) -> str:
+    """Return what of a request is the query's own: a hybrid's nearest demonstrations belong to it."""
+    if isinstance(prompt, HybridPrompt):
+        return prompt.tail(query.fields)
+    return prompt.template.render_question(query.fields)
+
+
 def _stored(store: ResultStore | None, conditions: Conditions, items: Iterable[Item]) -> dict[Item, Asked]:
     if store is None:
         return {}
@@ -82,8 +92,9 @@ def _stored(store: ResultStore | None, conditions: Conditions, items: Iterable[I
     return {item: Asked(answer, reused=True) for item, answer in found if answer is not None}
 
 
-def _conditions(prompt: ManyShotPrompt, target: Target, query: Query, max_tokens: int | None) -> Conditions:
-    before = prompt.messages(query.fields, target.layout)[:-1]
+def _conditions(prompt: Prompt, target: Target, query: Query, max_tokens: int | None) -> Conditions:
+    fixed = prompt.fixed if isinstance(prompt, HybridPrompt) else prompt
+    before = fixed.messages(query.fields, target.layout)[:-1]
     return Conditions(
         target=target.fingerprint,
         prompt=prompt.fingerprint,
@@ -102,7 +113,7 @@ def _batches(items: list[Item], *, shuffled: bool) -> list[list[Item]]:
 
 
 def _send(
-    prompt: ManyShotPrompt, target: Target, queries: Sequence[Query], max_tokens: int | None, keep: OnAnswer
+    prompt: Prompt, target: Target, queries: Sequence[Query], max_tokens: int | None, keep: OnAnswer
 ) -> list[Answer]:
     if not queries:
         return []

@@ -21,8 +21,8 @@ _OURS = ("seed", "store", "tokenizer")
 _RANK = ("BM25", "LatentBayesian", "Random", "Similarity", "Typicality")
 _LEAST_RANDOM = 10  # seeds
 _SELECTORS = (
-    *("BM25", "BestOfN", "GradientMatching", "KMeans", "LatentBayesian", "Random", "Similarity"),
-    "Typicality",
+    *("BM25", "BestOfN", "GradCE", "GradFS", "GradRE", "GradientMatching", "KMeans", "LatentBayesian"),
+    *("Random", "Similarity", "SlotAssignment", "Typicality"),
 )
 
 

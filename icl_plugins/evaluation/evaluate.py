@@ -1,12 +1,12 @@
 """evaluate: what one prompt does on one target."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, TypedDict
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import DataError, SettingError, TargetError
-from icl_plugins.evaluation.asking import Query
+from icl_plugins.evaluation.asking import Prompt, Query
 from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, plain, some_items, unreachable
 from icl_plugins.evaluation.metrics import Metric, as_metric
 from icl_plugins.evaluation.predicting import Predicted, choose, write
@@ -14,11 +14,11 @@ from icl_plugins.evaluation.results import Evaluation
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import ScoringTarget, Target
 from icl_plugins.examples import Pool
-from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.selectors.hybrid_prompt import HybridPrompt
 
 
 def evaluate(
-    prompt: ManyShotPrompt,
+    prompt: Prompt,
     items: Pool,
     target: Target,
     *,
@@ -31,9 +31,10 @@ def evaluate(
 ) -> Evaluation:
     """Ask a target about every item, read its answers, and measure them against the items' own.
 
-    metric: a name of METRICS, a Metric, or a function (prediction, gold) -> float. choices: the answers that
-    all items may have (`label_choices`), or those of each item (`item_choices`), in the template's form or
-    without the space before them; None for free text. Where choices are known and the target is a
+    prompt: the same for every item, or a hybrid, which adds what is nearest to each. metric: a name of
+    METRICS, a Metric, or a function (prediction, gold) -> float. choices: the answers that all items may have
+    (`label_choices`), or those of each item (`item_choices`), in the template's form or without the space
+    before them; None for free text. Where choices are known and the target is a
     ScoringTarget, the likeliest is the prediction (sum of log-probabilities, ties to the first; see
     `answers.continued` for choices of which one is the beginning of another); else the
     target writes at most max_tokens, and the answer is read: in layout "single" up to the template's
@@ -42,8 +43,9 @@ def evaluate(
     store: where answers are kept, and looked up before anything is asked.
 
     An item that is also a demonstration (the same question, case and space apart) is refused, or with
-    on_overlap="drop" left out. A failed request counts as wrong and stands in `errors`. Raises SettingError
-    and DataError before anything is asked, TargetError where the target does or where every request failed.
+    on_overlap="drop" left out; so is one that a hybrid may retrieve. A failed request counts as wrong and
+    stands in `errors`. Raises SettingError and DataError before anything is asked, TargetError where the
+    target does or where every request failed.
     """
     measure = as_metric(metric)
     _check(prompt, items, measure, choices)
@@ -80,7 +82,7 @@ def evaluate(
     )
 
 
-def _check(prompt: ManyShotPrompt, items: Pool, metric: Metric, choices: Choices | None) -> None:
+def _check(prompt: Prompt, items: Pool, metric: Metric, choices: Choices | None) -> None:
     shown, own = prompt.template, items.template
     if (shown.question, shown.answer) != (own.question, own.answer):
         raise SettingError(
@@ -96,11 +98,11 @@ def _check(prompt: ManyShotPrompt, items: Pool, metric: Metric, choices: Choices
         )
 
 
-def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
+def _rows(prompt: Prompt, items: Pool, on_overlap: str) -> list[int]:
     """Return the rows of the items that are no demonstrations."""
     if on_overlap not in ("error", "drop"):
         raise SettingError(f"on_overlap={on_overlap!r}", expected="'error' or 'drop'", fix="pass one of them")
-    shown = {plain(question) for question, _ in prompt.demonstrations}
+    shown = {plain(question) for question in _questions(prompt)}
     overlap = [row for row, question in enumerate(items.questions) if plain(question) in shown]
     if overlap and (on_overlap == "error" or len(overlap) == len(items)):
         raise DataError(
@@ -109,6 +111,14 @@ def _rows(prompt: ManyShotPrompt, items: Pool, on_overlap: str) -> list[int]:
             fix='leave them out of the pool that is chosen from, or pass on_overlap="drop"',
         )
     return sorted(set(range(len(items))) - set(overlap))
+
+
+def _questions(prompt: Prompt) -> Iterator[str]:
+    """Return all questions that the prompt may show with their answers."""
+    fixed = prompt.fixed if isinstance(prompt, HybridPrompt) else prompt
+    yield from (question for question, _ in fixed.demonstrations)
+    if isinstance(prompt, HybridPrompt):
+        yield from (prompt.pool.questions[row] for row in prompt.rows)
 
 
 def _errors(predicted: Predicted) -> dict[int, str]:

@@ -8,12 +8,11 @@ from scipy.special import log_softmax, logsumexp
 
 from icl_plugins.errors import TargetError
 from icl_plugins.evaluation.answers import continued, read_label
-from icl_plugins.evaluation.asking import Asked, Query, ask
+from icl_plugins.evaluation.asking import Asked, Prompt, Query, ask
 from icl_plugins.evaluation.golds import Labels
 from icl_plugins.evaluation.metrics import Array
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import Target
-from icl_plugins.prompt import ManyShotPrompt
 
 _CONTENT_FREE = ("N/A", "", "[MASK]")
 
@@ -28,7 +27,7 @@ class Predicted:
 
 
 def choose(
-    prompt: ManyShotPrompt,
+    prompt: Prompt,
     target: Target,
     queries: Sequence[Query],
     *,
@@ -57,7 +56,7 @@ def choose(
 
 
 def write(
-    prompt: ManyShotPrompt,
+    prompt: Prompt,
     target: Target,
     queries: Sequence[Query],
     read: Callable[[str], str | None],
@@ -90,7 +89,7 @@ def _read(text: str, end: str | None, choices: Labels, read: Callable[[str], str
     return read_label(text, choices) if choices else read(text)
 
 
-def _content_free(prompt: ManyShotPrompt, queries: Sequence[Query]) -> list[Query]:
+def _content_free(prompt: Prompt, queries: Sequence[Query]) -> list[Query]:
     """Return the content-free inputs for each list of choices, in the order of _CONTENT_FREE."""
     fields = prompt.template.question_fields
     return [

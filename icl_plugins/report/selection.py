@@ -8,8 +8,9 @@ from icl_plugins.artefacts import canonical_json
 from icl_plugins.errors import SettingError
 from icl_plugins.provenance import origin_of
 from icl_plugins.report.demonstrations import Shot, demonstrations_list
+from icl_plugins.report.estimates import Estimates, estimates_of
 from icl_plugins.report.features_map import FeatureMap, feature_map
-from icl_plugins.report.markup import Markup, Table, element, scrolling_table
+from icl_plugins.report.markup import Markup, Table, element, joined, scrolling_table
 from icl_plugins.report.page import Report, Section, facts_list, paragraph
 from icl_plugins.report.plot import Plot, require_matplotlib
 from icl_plugins.report.random_sets import expected_label_kl
@@ -28,7 +29,7 @@ def selection_report(
     rows: Sequence[int] | None = None,
     cost: Mapping[str, str] | None = None,
 ) -> Report:
-    """Report a selection: label balance, map of the pool, objective, demonstrations, cost.
+    """Report a selection: label balance, map of the pool, objective, estimates, demonstrations, cost.
 
     features: (N, d) of the pool, those that the objective is made of, as `GradientMatching.features` returns
     them; None: proxy embeddings, which runs the proxy. tokens: (n,) of each demonstration. rows: (N,) the
@@ -42,6 +43,7 @@ def selection_report(
     require_matplotlib()
     report = selection.report()
     found = feature_map(selection, features)
+    estimates = estimates_of(report)
     numbers = range(len(pool)) if rows is None else rows
     counts: Sequence[int | None] = [None] * len(selection) if tokens is None else tokens
     shots = [
@@ -50,9 +52,10 @@ def selection_report(
     ]
     return Report(
         f"{len(selection):,} demonstrations chosen from {len(selection.pool):,} examples",
-        _facts(report),
+        _facts(report, estimates),
         (
             Section("pool", "Beside the pool", tuple(_plots(selection, found)), paragraph(_left_out(report))),
+            *([] if estimates is None else [Section("estimates", "Estimates", (), _estimates(estimates))]),
             Section("demonstrations", "Demonstrations", (), demonstrations_list(shots)),
             Section("cost", "Cost", (), _cost(report["details"], tokens, cost or {})),
             Section("made", "How it was made", (), _made(report["config"], report["fingerprints"])),
@@ -97,7 +100,7 @@ def _check_length(name: str, values: Sequence[int] | None, length: int) -> None:
         raise SettingError(f"{len(values)} {name}", expected=f"{length}, or None", fix=f"pass {length}")
 
 
-def _facts(report: Mapping[str, Any]) -> dict[str, str]:
+def _facts(report: Mapping[str, Any], estimates: Estimates | None) -> dict[str, str]:
     config, details, objective = report["config"], report["details"], report["objective"]
     labels = report["labels"]
     random_kl = expected_label_kl(labels["pool"], report["shots"])
@@ -110,6 +113,8 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
         name = str(objective["name"] or "objective")
         random = "" if objective["random"] is None else f"; random {objective['random']:.4g}"
         facts[name[:1].upper() + name[1:]] = f"{objective['final']:.4g}{random}"
+    if estimates is not None:
+        facts["Loss of the queries"] = estimates.loss
     return {**facts, "Proxy": str(config.get("proxy", "")), "Device": str(details.get("device", ""))}
 
 
@@ -136,6 +141,18 @@ def _left_out(report: Mapping[str, Any]) -> str:
 
 def _mostly_distinct(counts: Mapping[str, int]) -> bool:
     return 2 * len(counts) > sum(counts.values())
+
+
+def _estimates(estimates: Estimates) -> Markup:
+    about = (
+        "The constant is the outcome at the anchors, where nothing is estimated. Relative error: the "
+        "difference over the larger of both. Rank correlation: Spearman's, 1 where all are in the right "
+        "order. Regret: by how much the tenth that the estimates put first is worse than the best tenth; "
+        "for the constant, by how much all are. Squared error explained: how much of the constant's the "
+        "estimates do away with; below 0 where they are further off."
+    )
+    told = map(paragraph, (about, *estimates.notes.values()))
+    return joined([paragraph(estimates.verdict), scrolling_table(estimates.table), *told])
 
 
 def _cost(details: Mapping[str, Any], tokens: Sequence[int] | None, more: Mapping[str, str]) -> Markup:

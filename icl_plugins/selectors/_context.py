@@ -23,6 +23,18 @@ def context_losses(
     The demonstrations go through the model once, as far as it can share what it keeps of them.
     Raises TooLongError when demonstrations and a question do not fit the proxy.
     """
+    choices = [[answer] for answer in answers]
+    return -np.concatenate(context_scores(proxy, demonstrations, separator, questions, choices))
+
+
+def context_scores(
+    proxy: "Proxy",
+    demonstrations: Sequence[str],
+    separator: str,
+    questions: Sequence[str],
+    choices: Sequence[Sequence[str]],
+) -> list[np.ndarray]:
+    """Return for each question log p of each of its choices, as `context_losses` has its negative."""
     from icl_plugins.proxy.chat import PlainText
     from icl_plugins.proxy.continuation import RequestEncoder
     from icl_plugins.proxy.token_tree import common_length
@@ -30,12 +42,12 @@ def context_losses(
     context = "".join(text + separator for text in demonstrations)
     encoder = RequestEncoder(PlainText(proxy.encoder).tokenize)
     requests = []
-    for row, request in enumerate(
-        encoder.requests([context + question for question in questions], [[answer] for answer in answers])
-    ):
+    for row, request in enumerate(encoder.requests([context + question for question in questions], choices)):
         if request is None:
             raise DataError(
-                f"the answer {answers[row]!r:.80} has no tokens", expected="one at least", fix="complete it"
+                f"among the answers {choices[row]!r:.80} one has no tokens",
+                expected="one at least",
+                fix="complete it",
             )
         requests.append(request)
     longest = max(request.length for request in requests)
@@ -49,7 +61,7 @@ def context_losses(
     common = common_length(min(stems), max(stems))
     shared = proxy.shared_prefix
     state = shared.read(stems[0][:common])
-    losses = np.empty(len(requests))
+    found: dict[int, np.ndarray] = {}
     for rows, scores in shared.score(state, [request.behind(common) for request in requests]):
-        losses[rows] = -np.concatenate(scores)
-    return losses
+        found.update(zip(rows, scores, strict=True))
+    return [found[row] for row in range(len(requests))]

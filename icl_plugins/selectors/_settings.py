@@ -11,6 +11,7 @@ import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
+from icl_plugins.examples import Pool
 from icl_plugins.values import plain
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def _without_folder(name: object) -> object:
 
 
 def _as_json(value: Any) -> object:
+    if isinstance(value, Pool):
+        return {"examples": len(value), "fingerprint": value.fingerprint}
     if hasattr(value, "name") and (hasattr(value, "encoder") or hasattr(value, "total")):
         return value.name
     return plain(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)

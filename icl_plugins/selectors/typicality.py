@@ -61,7 +61,7 @@ class Typicality:
         """
         tokenizer = self.tokenizer or self.proxy
         request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
-        if len(pool) > 1 and not _are_classes(pool):
+        if len(pool) > 1 and not are_classes(pool):
             raise DataError(
                 f"{len(pool.label_counts)} labels of {len(pool)} examples",
                 expected="classes: two labels at least, and of many a quarter at most that occur once",
@@ -83,7 +83,7 @@ def less_typical(
     included rows stay too. None are returned where labels are no classes.
     """
     pool, limits = request.pool, request.constraints
-    if share == 1 or not _are_classes(pool):
+    if share == 1 or not are_classes(pool):
         return []
     labels = [pool.labels[row] for row in rows]
     scores = margins(embed([pool.texts[row] for row in rows], "proxy", proxy, on_too_long)[0], labels)
@@ -127,7 +127,7 @@ def _cheapest(limits: Constraints, ranked: np.ndarray) -> set[int]:
     return {*by_cost[:1].tolist(), *by_cost[missing].tolist()}
 
 
-def _are_classes(pool: Pool) -> bool:
+def are_classes(pool: Pool) -> bool:
     """Whether there are two labels at least, and they are few or most of them occur more than once.
 
     Few: their square is no more than the examples. Most: three quarters.

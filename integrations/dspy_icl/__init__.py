@@ -16,15 +16,20 @@ except ModuleNotFoundError as error:
 from dspy_icl.bootstrapping import BootstrapError
 from dspy_icl.candidates import Candidate, grid
 from dspy_icl.few_shot import SelectorFewShot
+from dspy_icl.hybrid import HybridFewShot
 from dspy_icl.lm_target import LMTarget
 from dspy_icl.methods import (
     BestOfNFewShot,
     BM25FewShot,
+    GradCEFewShot,
+    GradFSFewShot,
     GradientMatchingFewShot,
+    GradREFewShot,
     KMeansFewShot,
     LatentBayesianFewShot,
     RandomFewShot,
     SimilarityFewShot,
+    SlotAssignmentFewShot,
     TypicalityFewShot,
     few_shot,
 )
@@ -37,7 +42,11 @@ __all__ = [
     "BestOfNFewShot",
     "BootstrapError",
     "Candidate",
+    "GradCEFewShot",
+    "GradFSFewShot",
+    "GradREFewShot",
     "GradientMatchingFewShot",
+    "HybridFewShot",
     "KMeansFewShot",
     "LMTarget",
     "LatentBayesianFewShot",
@@ -47,6 +56,7 @@ __all__ = [
     "SearchError",
     "SelectorFewShot",
     "SimilarityFewShot",
+    "SlotAssignmentFewShot",
     "TypicalityFewShot",
     "few_shot",
     "grid",

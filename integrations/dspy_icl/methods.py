@@ -9,11 +9,15 @@ from dspy_icl.few_shot import SelectorFewShot
 from icl_plugins import (
     BM25,
     BestOfN,
+    GradCE,
+    GradFS,
     GradientMatching,
+    GradRE,
     KMeans,
     LatentBayesian,
     Random,
     Similarity,
+    SlotAssignment,
     Typicality,
 )
 from icl_plugins.errors import SettingError
@@ -59,9 +63,13 @@ def few_shot(method: Any) -> type[MethodFewShot]:
 
 BestOfNFewShot = few_shot(BestOfN)
 BM25FewShot = few_shot(BM25)
+GradCEFewShot = few_shot(GradCE)
+GradFSFewShot = few_shot(GradFS)
+GradREFewShot = few_shot(GradRE)
 GradientMatchingFewShot = few_shot(GradientMatching)
 KMeansFewShot = few_shot(KMeans)
 LatentBayesianFewShot = few_shot(LatentBayesian)
 RandomFewShot = few_shot(Random)
 SimilarityFewShot = few_shot(Similarity)
+SlotAssignmentFewShot = few_shot(SlotAssignment)
 TypicalityFewShot = few_shot(Typicality)

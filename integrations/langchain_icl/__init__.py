@@ -13,15 +13,20 @@ except ModuleNotFoundError as error:
         fix="pip install 'icl-plugins[langchain]'",
     ) from error
 
+from langchain_icl.hybrid import HybridExampleSelector
 from langchain_icl.lazy import LazySelection
 from langchain_icl.methods import (
     BestOfNExampleSelector,
     BM25ExampleSelector,
+    GradCEExampleSelector,
+    GradFSExampleSelector,
     GradientMatchingExampleSelector,
+    GradREExampleSelector,
     KMeansExampleSelector,
     LatentBayesianExampleSelector,
     RandomExampleSelector,
     SimilarityExampleSelector,
+    SlotAssignmentExampleSelector,
     TypicalityExampleSelector,
 )
 from langchain_icl.prompts import as_chat_prompt, as_string_prompt
@@ -32,7 +37,11 @@ from langchain_icl.templates import plain_template
 __all__ = [
     "BM25ExampleSelector",
     "BestOfNExampleSelector",
+    "GradCEExampleSelector",
+    "GradFSExampleSelector",
+    "GradREExampleSelector",
     "GradientMatchingExampleSelector",
+    "HybridExampleSelector",
     "ICLExampleSelector",
     "KMeansExampleSelector",
     "LatentBayesianExampleSelector",
@@ -40,6 +49,7 @@ __all__ = [
     "RandomExampleSelector",
     "RunnableTarget",
     "SimilarityExampleSelector",
+    "SlotAssignmentExampleSelector",
     "TypicalityExampleSelector",
     "as_chat_prompt",
     "as_string_prompt",

@@ -3,11 +3,15 @@
 from icl_plugins import (
     BM25,
     BestOfN,
+    GradCE,
+    GradFS,
     GradientMatching,
+    GradRE,
     KMeans,
     LatentBayesian,
     Random,
     Similarity,
+    SlotAssignment,
     Typicality,
 )
 from langchain_icl.selector import ICLExampleSelector
@@ -19,6 +23,18 @@ class BM25ExampleSelector(ICLExampleSelector, method=BM25):
 
 class BestOfNExampleSelector(ICLExampleSelector, method=BestOfN):
     """Chooses with ``icl_plugins.BestOfN``."""
+
+
+class GradCEExampleSelector(ICLExampleSelector, method=GradCE):
+    """Chooses with ``icl_plugins.GradCE``; for each query by itself: HybridExampleSelector."""
+
+
+class GradFSExampleSelector(ICLExampleSelector, method=GradFS):
+    """Chooses with ``icl_plugins.GradFS``."""
+
+
+class GradREExampleSelector(ICLExampleSelector, method=GradRE):
+    """Chooses with ``icl_plugins.GradRE``."""
 
 
 class GradientMatchingExampleSelector(ICLExampleSelector, method=GradientMatching):
@@ -39,6 +55,10 @@ class RandomExampleSelector(ICLExampleSelector, method=Random):
 
 class SimilarityExampleSelector(ICLExampleSelector, method=Similarity):
     """Chooses with ``icl_plugins.Similarity``."""
+
+
+class SlotAssignmentExampleSelector(ICLExampleSelector, method=SlotAssignment):
+    """Chooses with ``icl_plugins.SlotAssignment``."""
 
 
 class TypicalityExampleSelector(ICLExampleSelector, method=Typicality):

@@ -1,0 +1,306 @@
+"""Study: candidates as slots in front of held-out queries, what the methods of influence work on."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from icl_plugins.algorithms.slots import (
+    SlotTable,
+    johnson_lindenstrauss,
+    mean_table,
+    slot_table,
+)
+from icl_plugins.algorithms.subsets import balanced_subsets
+from icl_plugins.algorithms.typicality import label_by_label
+from icl_plugins.errors import BudgetError, DataError, NonFiniteError
+from icl_plugins.examples import Pool
+from icl_plugins.progress import tell_progress
+from icl_plugins.selectors._common import Request
+from icl_plugins.selectors._context import context_losses
+from icl_plugins.selectors.typicality import _cheapest, are_classes
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.encoding import Encoded
+    from icl_plugins.proxy.lengths import OnTooLong
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.proxy.slots import Slots, SlotTexts
+
+Anchors = int | Literal["mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What may stand in k slots, and the queries that stand behind them.
+
+    rows: (n,) the pool's rows of the candidates, in an order that depends on their content only; all other
+    numbers of candidates are places in it. labels: (n,) the number of each one's label; slots: (k,) the label
+    that each slot is for; all 0 where labels are free. texts: the candidates as slots. encoded: the queries.
+    """
+
+    request: Request
+    proxy: "Proxy"
+    queries: Pool
+    encoded: "list[Encoded]"
+    rows: np.ndarray
+    labels: np.ndarray
+    slots: np.ndarray
+    texts: "SlotTexts"
+    cut: int
+    reduced: int | None
+    seed: int
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """(k, n) bool: which candidates may stand in which slot; included rows stand in the first ones."""
+        allowed: np.ndarray = self.slots[:, None] == self.labels
+        places = {row: place for place, row in enumerate(self.rows.tolist())}
+        fixed = [places[row] for row in self.request.include]
+        allowed[:, fixed] = False
+        allowed[: len(fixed)] = False
+        allowed[np.arange(len(fixed)), fixed] = True
+        return allowed
+
+    def draw(self, count: int, seed: int = 0) -> np.ndarray:
+        """Return random subsets (count, k) of candidates with the labels of the slots."""
+        return balanced_subsets(self.labels, self.slots, count, seed=(self.seed, seed))
+
+    def take(self, places: Sequence[int] | np.ndarray) -> list[int]:
+        """Walk a ranking of places, best first, and return those that fit every constraint."""
+        where = {row: place for place, row in enumerate(self.rows.tolist())}
+        return [where[row] for row in self.request.take(self.rows[np.asarray(places, dtype=np.int64)])]
+
+    def losses(
+        self, subsets: Iterable[Sequence[int] | np.ndarray], stage: str = "real subsets"
+    ) -> np.ndarray:
+        """Return the real mean loss of the queries behind each subset, in prompts as they will be."""
+        subsets = list(subsets)
+        pool, queries = self.request.pool, self.queries
+        found = np.empty(len(subsets))
+        for at, subset in enumerate(subsets):
+            texts = [pool.texts[row] for row in self.rows[np.asarray(subset, dtype=np.int64)]]
+            prompt = (self.proxy, texts, pool.template.separator)
+            found[at] = context_losses(*prompt, queries.questions, queries.answers).mean()
+            tell_progress(stage, at + 1, len(subsets))
+        if not np.isfinite(found).all():
+            raise NonFiniteError(
+                f"{(~np.isfinite(found)).sum()} of {len(found)} prompts with a loss that is NaN or infinite",
+                expected="finite losses",
+                fix='look at the examples, or load the proxy with dtype="float32"',
+            )
+        return found
+
+    def table(self, anchors: "Sequence[Slots]", last: int | None = None) -> tuple[SlotTable, float]:
+        """Return the mean table of the anchors (of their `last` slots or all) and their mean loss."""
+        from icl_plugins.proxy.slot_gradients import slot_gradients
+
+        embeddings = self._reduced(self.texts.embeddings.float().cpu().numpy())
+        tables, losses = [], []
+        for done, anchor in enumerate(anchors):
+            found, gradient = slot_gradients(self.proxy, anchor, self.encoded)
+            losses.append(float(found.mean()))
+            start = 0 if last is None else len(gradient) - last
+            parts = (gradient.numpy(), anchor.embeddings.float().cpu().numpy())
+            gradients, standing = (self._reduced(part[start:]) for part in parts)
+            tables.append(slot_table(gradients, self.texts.ids, embeddings, standing, losses[-1]))
+            tell_progress("anchors", done + 1, len(anchors))
+        return mean_table(tables), float(np.mean(losses))
+
+    def anchors(self, wanted: Anchors, subsets: np.ndarray | None = None) -> "list[Slots]":
+        """Return the anchors asked for: so many real subsets, or the candidates' mean in every slot."""
+        if wanted == "mean":
+            return [self.texts.mean(len(self.slots), np.arange(len(self.rows)))]
+        return [self.texts.at(subset) for subset in (self.draw(wanted) if subsets is None else subsets)]
+
+    def query_tables(
+        self, anchor: "Slots", queries: "Sequence[Encoded]"
+    ) -> Iterator[tuple[int, SlotTable, float]]:
+        """Yield (query, its table, its loss at the anchor): of each query by itself, never held together."""
+        from icl_plugins.proxy.slot_gradients import query_gradients
+
+        embeddings = self._reduced(self.texts.embeddings.float().cpu().numpy())
+        standing = self._reduced(anchor.embeddings.float().cpu().numpy())
+        for rows, losses, gradients in query_gradients(self.proxy, anchor, queries):
+            for row, loss, gradient in zip(rows, losses.tolist(), gradients.numpy(), strict=True):
+                yield (
+                    row,
+                    slot_table(self._reduced(gradient), self.texts.ids, embeddings, standing, loss),
+                    loss,
+                )
+
+    def _reduced(self, part: np.ndarray) -> np.ndarray:
+        return part if self._projection is None else part @ self._projection
+
+    @cached_property
+    def _projection(self) -> np.ndarray | None:
+        width = self.texts.embeddings.shape[1]
+        if self.reduced is None or self.reduced >= width:
+            return None
+        return johnson_lindenstrauss(width, self.reduced, seed=self.seed).astype(np.float32)
+
+
+def prepare(
+    request: Request,
+    proxy: "Proxy",
+    *,
+    queries: "int | Pool",
+    slots: int | None,
+    at_once: int | None,
+    slot_labels: bool,
+    slot_width: int | None,
+    on_too_long: "OnTooLong",
+    reduced: int | None,
+    seed: int,
+) -> Study:
+    """Hold queries out, and put the other rows of the request's pool into slots.
+
+    slots: how many, None for as many as a lawful selection has; at_once: how many stand in front of a query,
+    None for all. Raises BudgetError where too few rows are left, DataError for queries in the pool,
+    TooLongError.
+    """
+    from icl_plugins.proxy.slot_gradients import check_fit
+    from icl_plugins.proxy.slots import SlotTexts
+
+    pool = request.pool
+    order = np.array(sorted(range(len(pool)), key=lambda row: (_draw(seed, pool, row), row)), dtype=np.int64)
+    asked, held_out = _queries(request, queries, order)
+    request = _with_counts(request).without(held_out, "held out as queries, or said by one of them")
+    encoded = [one for one in proxy.encode(asked, on_too_long="error") if one is not None]
+    rows = order[~np.isin(order, request.constraints.exclude)]
+    tokens = slot_tokens(proxy, pool, rows)
+    count = at_once or slots or len(_lawful(request, rows))
+    room = (proxy.max_length - max(len(query.ids) for query in encoded)) // count
+    width, longer = slot_fit(tokens, room, slot_width, on_too_long)
+    check_fit(proxy, (count, width), encoded)
+    if on_too_long == "skip":
+        request = request.without(longer, "longer than a slot")
+        rows = rows[~np.isin(rows, longer)]
+    labels, wanted = _labels(request, rows, slots, slot_labels)
+    return Study(
+        request=request,
+        proxy=proxy,
+        queries=asked,
+        encoded=encoded,
+        rows=rows,
+        labels=labels,
+        slots=wanted,
+        texts=SlotTexts.of(proxy, [tokens[row] for row in rows.tolist()], width),
+        cut=len(longer) if on_too_long == "truncate" else 0,
+        reduced=reduced,
+        seed=seed,
+    )
+
+
+def _draw(seed: int, pool: Pool, row: int) -> bytes:
+    """Return what puts rows into a random order that does not depend on where they stand."""
+    return hashlib.sha256(f"{seed} {pool.row_fingerprints[row]}".encode()).digest()
+
+
+def slot_tokens(proxy: "Proxy", pool: Pool, rows: np.ndarray) -> dict[int, list[int]]:
+    """Return the tokens of some rows as they stand in a prompt."""
+    texts = [pool.texts[row] + pool.template.separator for row in rows]
+    tokens = proxy.encoder.tokenize(texts, add_special_tokens=False)
+    return {row: ids for row, (ids, _) in zip(rows.tolist(), tokens, strict=True)}
+
+
+def slot_fit(
+    tokens: dict[int, list[int]], room: int, width: int | None, on_too_long: "OnTooLong"
+) -> tuple[int, list[int]]:
+    """Return the width of slots and the rows that are longer; of at most `room` tokens where none is given.
+
+    Raises BudgetError that names these if asked to.
+    """
+    longest = max(map(len, tokens.values()))
+    width = max(1, min(longest, room)) if width is None else width
+    longer = [row for row, ids in tokens.items() if len(ids) > width]
+    if longer and on_too_long == "error":
+        raise BudgetError(
+            f"{len(longer)} of {len(tokens)} examples longer than a slot, rows {longer[:5]}, up to "
+            f"{longest} tokens",
+            expected=f"at most {width} tokens",
+            fix='set slot_width, or set on_too_long to "skip" or "truncate"',
+        )
+    return width, longer
+
+
+def _queries(request: Request, queries: "int | Pool", order: np.ndarray) -> tuple[Pool, list[int]]:
+    """Return the queries, and the rows that are no candidates for it: all that say what a query says.
+
+    What included rows say, what quotas need, and what fits a token budget at the cheapest, is not held out.
+    """
+    pool = request.pool
+    if isinstance(queries, Pool):
+        return queries, _apart(pool, queries)
+    limits, says = request.constraints, pool.row_fingerprints
+    kept = set(request.include) | set(limits.exclude)
+    free = [row for row in order.tolist() if row not in kept]
+    needed = {says[row] for row in (*request.include, *_cheapest(limits, np.array(free, dtype=np.int64)))}
+    same: dict[str, list[int]] = {}
+    for row in free:
+        if says[row] not in needed:
+            same.setdefault(says[row], []).append(row)
+    counts = np.bincount(limits.groups[[*free, *request.include]], minlength=len(limits.quota_min))
+    asked: list[int] = []
+    held_out: list[int] = []
+    for rows in same.values():
+        left = counts - np.bincount(limits.groups[rows], minlength=len(counts))
+        enough = np.minimum(left, limits.quota_max).sum() >= (request.shots or 1)
+        lawful = enough and (left >= limits.quota_min).all()
+        if lawful and len(asked) < queries and len(held_out) + len(rows) <= max(1, len(pool) // 4):
+            counts = left
+            asked.append(rows[0])
+            held_out += rows
+    if not asked:
+        raise BudgetError(
+            f"{request.shots} shots and their quotas leave none of {len(pool)} examples as queries",
+            expected="at least one example more than they need",
+            fix="lower shots, pass queries of your own, or choose a method without held-out examples",
+        )
+    return pool.subset(asked), sorted(held_out)
+
+
+def _with_counts(request: Request) -> Request:
+    """Return the request with the counts of labels that its shares come to, which queries do not change."""
+    if request.quotas != "proportional":
+        return request
+    limits, labels = request.constraints, request.pool.labels
+    numbers = dict(zip(labels, limits.groups.tolist(), strict=True))
+    return replace(
+        request, quotas={label: int(limits.quota_min[number]) for label, number in numbers.items()}
+    )
+
+
+def _apart(pool: Pool, queries: Pool) -> list[int]:
+    """Refuse queries that the pool holds too."""
+    known = set(pool.row_fingerprints)
+    shared = [row for row, one in enumerate(queries.row_fingerprints) if one in known]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(queries)} queries are in the pool too, rows {shared[:5]}",
+            expected="queries that cannot be chosen as demonstrations",
+            fix="leave them out of one of the two, or pass a number of queries to hold out",
+        )
+    return []
+
+
+def _lawful(request: Request, rows: np.ndarray) -> list[int]:
+    """Return a lawful selection in which labels come in turns, and among equals the first rows."""
+    labels = [request.pool.labels[row] for row in rows]
+    return list(request.take(rows[label_by_label(-np.arange(len(rows), dtype=float), labels)]))
+
+
+def _labels(
+    request: Request, rows: np.ndarray, slots: int | None, slot_labels: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of candidates (n,) and slots (k,) as numbers; 0 where they are free."""
+    subset = replace(request, shots=slots, max_tokens=None, quotas=None, include=())
+    lawful = _lawful(request if slots is None else subset, rows)
+    bound = request.quotas is not None or (slot_labels and are_classes(request.pool))
+    if not bound:
+        return np.zeros(len(rows), dtype=np.int64), np.zeros(len(lawful), dtype=np.int64)
+    numbers: dict[str, int] = {}
+    labels = np.array([numbers.setdefault(request.pool.labels[row], len(numbers)) for row in rows])
+    return labels, np.array([numbers[request.pool.labels[row]] for row in lawful])
