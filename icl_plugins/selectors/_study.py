@@ -21,7 +21,7 @@ from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._common import Request
 from icl_plugins.selectors._context import context_losses
-from icl_plugins.selectors.typicality import _cheapest, are_classes
+from icl_plugins.selectors.typicality import are_classes, cheapest_rows
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.encoding import Encoded
@@ -237,7 +237,7 @@ def _queries(request: Request, queries: "int | Pool", order: np.ndarray) -> tupl
     limits, says = request.constraints, pool.row_fingerprints
     kept = set(request.include) | set(limits.exclude)
     free = [row for row in order.tolist() if row not in kept]
-    needed = {says[row] for row in (*request.include, *_cheapest(limits, np.array(free, dtype=np.int64)))}
+    needed = {says[row] for row in (*request.include, *cheapest_rows(limits, np.array(free, dtype=np.int64)))}
     same: dict[str, list[int]] = {}
     for row in free:
         if says[row] not in needed:

@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.honesty import EstimateQuality, Measured, estimate_quality
-from icl_plugins.errors import BudgetError, NonFiniteError
+from icl_plugins.errors import BudgetError, NonFiniteError, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._influence import Chosen, Influence, Sets
@@ -47,6 +47,12 @@ class GradCE(Influence):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
+        if self.reduced is not None:
+            raise SettingError(
+                f"reduced={self.reduced!r}",
+                expected="None: of the nearest candidates alone nothing is projected",
+                fix="leave it out",
+            )
         whole_number("candidates", self.candidates, 1)
         whole_number("each", self.each, 1)
 

@@ -94,7 +94,7 @@ def less_typical(
     turns = _turns(limits, ranked)
     kept = max(int(np.searchsorted(before, share)), _enough(limits, ranked, turns))
     quotas = ranked[turns < limits.quota_min[limits.groups[ranked]]].tolist()
-    return sorted(set(ranked[kept:].tolist()).difference(quotas, _cheapest(limits, ranked)))
+    return sorted(set(ranked[kept:].tolist()).difference(quotas, cheapest_rows(limits, ranked)))
 
 
 def _turns(limits: Constraints, ranked: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def _enough(limits: Constraints, ranked: np.ndarray, turns: np.ndarray) -> int:
     return int(min(enough)) + 1  # with both, shots are an upper limit
 
 
-def _cheapest(limits: Constraints, ranked: np.ndarray) -> set[int]:
+def cheapest_rows(limits: Constraints, ranked: np.ndarray) -> set[int]:
     """Return the cheapest rows of each quota's minimum, and the cheapest of all, under a token budget."""
     if limits.costs is None:
         return set()
