@@ -45,10 +45,9 @@ class CentroidStudy(Study):
     def squared_distances(self, subsets: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([self.gram[np.ix_(subset, subset)].mean() for subset in subsets])
 
-    def anchors(self, wanted: Any, subsets: np.ndarray | None = None) -> Any:
-        subsets = self.draw(wanted) if subsets is None else subsets
-        self.around[:] = list(subsets)
-        return super().anchors(wanted, subsets)
+    def anchors(self, wanted: Any) -> Any:
+        self.around[:] = list(self.draw(wanted))
+        return super().anchors(wanted)
 
     def table(self, anchors: Any, last: int | None = None) -> tuple[SlotTable, float]:
         made, loss = super().table(anchors, last)
@@ -67,6 +66,10 @@ class WithCentroid(SlotAssignment):
 
     gram: Any = None
     weight: float = 0.0
+
+    def _near(self, study: Any, incumbent: np.ndarray, round_: int) -> np.ndarray:
+        study.around[:] = list(super()._near(study, incumbent, round_))
+        return np.array(study.around)
 
     def _study(self, request: Any) -> CentroidStudy:
         study = super()._study(request)

@@ -54,9 +54,13 @@ def assign_near(
 ) -> np.ndarray:
     """Return what `assign` does, with another candidate than the incumbent (k,) in at most `changes` slots.
 
-    The incumbent is lawful itself, and what is returned costs no more. A price on every change is raised
-    until there are no more of them.
+    The incumbent is lawful itself, and what is returned costs no more. One change is exact; for more of them
+    a price on every change is raised until there are no more, which is exact but for what lies between two
+    prices.
     """
+    single = _best_change(costs, incumbent, allowed, tokens, most)
+    if changes == 1:
+        return single
     stays = np.arange(costs.shape[1]) == incumbent[:, None]
     found = _priced(
         lambda price: assign(costs + price * ~stays, allowed, tokens=tokens, most=most),
@@ -64,8 +68,30 @@ def assign_near(
         2 * len(costs) * np.ptp(costs) + 1.0,
         incumbent,
     )
-    new, old = (costs[np.arange(len(costs)), rows].sum() for rows in (found, incumbent))
-    return found if new < old else incumbent  # between two prices of tokens there may be worse
+    slots = np.arange(len(costs))
+    best = [incumbent, found] if changes < 1 else [incumbent, single, found]
+    return min(best, key=lambda rows: float(costs[slots, rows].sum()))
+
+
+def _best_change(
+    costs: np.ndarray,
+    incumbent: np.ndarray,
+    allowed: np.ndarray | None,
+    tokens: np.ndarray | None,
+    most: int | None,
+) -> np.ndarray:
+    """Return the incumbent with the best candidate that is not there in the best slot for it."""
+    gains = costs[np.arange(len(costs)), incumbent][:, None] - costs
+    open_ = np.ones(costs.shape, dtype=bool) if allowed is None else allowed.copy()
+    open_[:, incumbent] = False
+    if tokens is not None and most is not None:
+        open_ &= tokens[incumbent].sum() - tokens[incumbent][:, None] + tokens <= most
+    gains = np.where(open_, gains, 0.0)
+    slot, candidate = np.unravel_index(int(gains.argmax()), gains.shape)
+    changed = incumbent.copy()
+    if gains[slot, candidate] > 0:
+        changed[slot] = candidate
+    return changed
 
 
 def _least(costs: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:

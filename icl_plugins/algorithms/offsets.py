@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,21 @@ class OffsetTable:
     constant: float
 
     def outcomes(self, subsets: np.ndarray) -> np.ndarray:
-        """Return the estimated outcomes (m,) of ordered subsets (m, k), whatever k."""
+        """Return the estimated outcomes (m,) of ordered subsets (m, k), whatever k.
+
+        Raises DataError for rows that are not there.
+        """
+        rows = np.asarray(subsets)
+        if rows.ndim != 2 or (rows.size and not 0 <= rows.min() <= rows.max() < len(self.lengths)):
+            raise DataError(
+                f"subsets of shape {rows.shape}",
+                expected=f"(m, k) whole numbers from 0 to {len(self.lengths) - 1}",
+                fix="pass rows of candidates",
+            )
         last = len(self.tail) - 1
         offsets = np.zeros(len(subsets), dtype=np.int64)
         found = np.full(len(subsets), self.constant)
-        for candidates in np.asarray(subsets).T:
+        for candidates in rows.T:
             found += self.table[offsets, candidates]
             offsets = np.minimum(offsets + self.lengths[candidates], last)
         found += self.tail[offsets]
@@ -49,7 +59,8 @@ def offset_table(
     """Make the table of the mean gradient (L, h) and candidates of any lengths, rows of embeddings (V, h).
 
     tail: (L + 1,), see `tails`. constant: the outcome at the anchor less the inner product of each query's
-    gradient with its anchor. Raises DataError for shapes that do not belong together.
+    gradient with its anchor. Raises DataError for shapes that do not belong together, NonFiniteError naming
+    candidates.
     """
     length = len(gradient)
     if tail.shape != (length + 1,) or gradient.shape[1:] != embeddings.shape[1:]:
@@ -60,6 +71,13 @@ def offset_table(
         )
     products = gradient @ embeddings.T
     table = np.stack([_along(products[:, ids]) for ids in tokens], axis=1)
+    if not (np.isfinite(table).all() and np.isfinite(tail).all() and np.isfinite(constant)):
+        bad = np.flatnonzero(~np.isfinite(table).all(axis=0))[:5].tolist()
+        raise NonFiniteError(
+            f"NaN or infinity in the gradients, the embeddings or the outcome (candidates {bad})",
+            expected="finite numbers",
+            fix='look at these examples, or load the model with dtype="float32"',
+        )
     return OffsetTable(table, tail, np.array([len(ids) for ids in tokens]), constant)
 
 

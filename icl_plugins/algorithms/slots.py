@@ -59,15 +59,15 @@ class SlotTable:
         return chosen, float(self.outcomes(chosen[None])[0])
 
     def mean_scores(self, allowed: np.ndarray | None = None) -> np.ndarray:
-        """Return the mean of each candidate (n,) over the slots that it is allowed in; 0 if in none.
+        """Return the mean of each candidate (n,) over the slots that it is allowed in; if in none, over all.
 
         GradRE scores a candidate by the mean outcome of random subsets that hold it. Over all ordered
         subsets this is a constant plus (1 - (k - 1) / (n - 1)) times this mean: the same ranking.
         """
         if allowed is None:
             return np.asarray(self.table.mean(axis=0))
-        counts = np.maximum(allowed.sum(axis=0), 1)
-        return np.asarray(np.where(allowed, self.table, 0.0).sum(axis=0) / counts)
+        open_ = allowed | ~allowed.any(axis=0)
+        return np.asarray(np.where(open_, self.table, 0.0).sum(axis=0) / open_.sum(axis=0))
 
 
 def slot_table(

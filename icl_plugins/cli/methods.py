@@ -41,8 +41,8 @@ CLASSES: dict[Method, str] = {
     "grad_ce": "GradCE",
 }
 _OF_INFLUENCE = (
-    "proxy=micro queries=128 slot_labels=true slot_width=null anchors={} reduced=null check=200"
-    " on_bad_estimate=fallback seed=0 on_too_long=truncate tokenizer=null"
+    "proxy=micro queries=128 slot_labels=true arrangements=32 slot_width=null anchors={} reduced=null"
+    " check=200 on_bad_estimate=fallback seed=0 on_too_long=truncate tokenizer=null"
 )
 # For --help, which has no time to import the classes; a test compares them.
 SETTINGS: dict[Method, str] = {

@@ -95,7 +95,8 @@ def _verdict(quality: EstimateQuality, details: Mapping[str, Any], config: Mappi
     fell_back = details["estimate"].get("fell_back") is True
     by = "chosen by them and by real losses" if "trace" in details else "chosen by them"
     if quality.trusted and not fell_back:
-        return f"The estimates rank real subsets; {by}."
+        worse = " (as values they are worse than a constant)" if quality.explained < 0 else ""
+        return f"The estimates rank real subsets{worse}; {by}."
     found = "The estimates do not rank real subsets beyond chance"
     if quality.low > 0:
         found = "The estimates rank real subsets, but the tenth they put first is no better than the mean"
@@ -121,7 +122,7 @@ def _losses(details: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     text = f"The {queries} lose {loss:.4g} nats on average behind the set chosen for them"
     if "order" in config:
         text += ", in its first order"
-    return text + (f"; {random:.4g} behind random sets." if _is_number(random) else ".")
+    return text + (f"; {random:.4g} behind random sets, which were not." if _is_number(random) else ".")
 
 
 def _rounds(trace: object) -> str:

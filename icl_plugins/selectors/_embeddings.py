@@ -42,7 +42,7 @@ def embed(
     else:
         encoder = sentence_encoder(embeddings)
         key, details = (embeddings, on_too_long), {"device": str(encoder.device)}
-        vectors = kept(key, texts, lambda new: _encode(encoder, new, on_too_long))
+        vectors = kept(key, texts, lambda new: encode_texts(encoder, new, on_too_long))
     spread = np.asarray(vectors, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(spread).all(axis=1))
     if bad.size:
@@ -79,7 +79,8 @@ def sentence_encoder(name: str) -> Any:
         ) from error
 
 
-def _encode(encoder: Any, texts: list[str], on_too_long: TooLong) -> np.ndarray:
+def encode_texts(encoder: Any, texts: list[str], on_too_long: TooLong) -> np.ndarray:
+    """Embed texts with a sentence-transformers model; TooLongError for those it would cut, if asked."""
     if on_too_long == "error":
         _refuse_too_long(encoder, texts)
     vectors: np.ndarray = encoder.encode(texts, show_progress_bar=False, convert_to_numpy=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from icl_plugins.algorithms.offsets import OffsetTable
 from icl_plugins.algorithms.slots import SlotTable
-from icl_plugins.errors import SettingError
+from icl_plugins.errors import NonFiniteError, SettingError
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._context import context_scores
 from icl_plugins.selectors._joined import joined_query_tables
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from icl_plugins.proxy.slots import Slots
 
 _BLOCK = 1 << 24  # estimated losses that are held at once
+_TABLES = 20_000  # each takes milliseconds, and a pass forward and backward
 
 
 def error_rates(
@@ -30,6 +31,12 @@ def error_rates(
     where labels are no classes.
     """
     options, gold = _options(study)
+    if len(options) * len(gold) * len(anchors) > _TABLES:
+        raise SettingError(
+            f"{len(gold)} queries, {len(options)} answers and {len(anchors)} anchors, each with a table",
+            expected=f"a product of at most {_TABLES}",
+            fix='take fewer queries or anchors, or outcome="loss"',
+        )
     block = max(1, _BLOCK // (len(options) * (len(subsets) + 1)))
     rates, at_anchor = np.zeros(len(subsets)), 0.0
     for done, anchor in enumerate(anchors):
@@ -46,6 +53,7 @@ def error_rates(
             )
             for row, table, loss in tables:
                 losses[row, 0], losses[row, 1:] = loss, table.outcomes(subsets)
+            _check_finite(losses)
             named = losses.reshape(len(asked), len(options), -1).argmin(1)
             wrong = (named != gold[start : start + block, None]).sum(0) / (len(gold) * len(anchors))
             at_anchor, rates = at_anchor + float(wrong[0]), rates + wrong[1:]
@@ -62,9 +70,20 @@ def real_error_rates(study: Study, subsets: np.ndarray) -> np.ndarray:
         texts = [pool.texts[row] for row in study.rows[subset]]
         choices = [options] * len(queries)
         scores = context_scores(study.proxy, texts, pool.template.separator, queries.questions, choices)
+        _check_finite(scores)
         rates[at] = (np.argmax(scores, axis=1) != gold).mean()
         tell_progress("real subsets", at + 1, len(subsets))
     return rates
+
+
+def _check_finite(losses: object) -> None:
+    bad = ~np.isfinite(np.asarray(losses))
+    if bad.any():
+        raise NonFiniteError(
+            f"{bad.sum()} losses of labels that are NaN or infinite",
+            expected="finite losses",
+            fix='look at the examples, or load the proxy with dtype="float32"',
+        )
 
 
 def _options(study: Study) -> tuple[list[str], np.ndarray]:

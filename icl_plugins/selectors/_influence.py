@@ -42,6 +42,8 @@ class Influence(ABC):
     queries: how many examples are held out of the pool to take the losses of (at most a quarter of it), or a
     pool of them. slot_labels: where labels are classes, each slot is for one label, in turns and by their
     shares, and candidates compare with those of their own label only; quotas bring this about by themselves.
+    arrangements: where there are more labels than slots, the slots are for those of the best of so many
+    random sets by real losses.
     slot_width: tokens of a slot, None for the longest example, or less where the proxy has no room for that;
     on_too_long: what becomes of longer examples: "error", "skip", or "truncate" (for the estimate alone the
     first tokens go; `cut` counts them). anchors: how many real subsets the table is averaged over, or "mean",
@@ -56,6 +58,7 @@ class Influence(ABC):
     proxy: "str | Proxy" = "micro"
     queries: "int | Pool" = 128
     slot_labels: bool = True
+    arrangements: int = 32
     slot_width: int | None = None
     anchors: Anchors = 16
     reduced: int | None = None
@@ -78,6 +81,7 @@ class Influence(ABC):
         for name, least in (("slot_width", 1), ("reduced", 1)):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), least)
+        whole_number("arrangements", self.arrangements, 1)
         if self.anchors != "mean":
             whole_number("anchors", self.anchors, 1)
         if 0 < whole_number("check", self.check, 0) < 4:
@@ -102,6 +106,8 @@ class Influence(ABC):
         tokenizer = self.tokenizer or self.proxy
         request = Request.check(pool, shots, max_tokens, quotas, include, exclude, tokenizer)
         study = self._study(request)
+        if self._arranges and study.labels.max() >= len(study.slots):
+            study = study.arranged(self.arrangements)
         surrogate = self._estimate(study)
         quality, sets = self._measure(study, surrogate) if self.check else (None, None)
         fell_back = quality is not None and not quality.trusted and self._acts_on(quality)
@@ -123,6 +129,11 @@ class Influence(ABC):
     def _slots(self) -> int | None:
         """How many slots the study has, None for as many as shots."""
         return None
+
+    @property
+    def _arranges(self) -> bool:
+        """Whether labels are chosen for slots where these are fewer."""
+        return self.arrangements > 1 and self._slots is None and self._at_once is None
 
     @property
     def _at_once(self) -> int | None:
@@ -180,7 +191,8 @@ Sets = tuple[np.ndarray, np.ndarray]
 def best_of(study: Study, sets: Sets | None, count: int) -> Chosen:
     """Return the random set with the least real loss, of those measured or of `count` new ones.
 
-    Where constraints forbid a set as it was drawn, others stand in for what does not fit.
+    The arrangement is one of them. Where constraints forbid a set as it was drawn, others stand in for what
+    does not fit.
     """
     subsets = study.draw(count, seed=1) if sets is None else sets[0]
     known = {} if sets is None else dict(zip(map(tuple, subsets.tolist()), sets[1].tolist(), strict=True))
@@ -189,6 +201,7 @@ def best_of(study: Study, sets: Sets | None, count: int) -> Chosen:
         study.take(list(dict.fromkeys([*subset, *generator.permutation(len(study.rows)).tolist()])))
         for subset in subsets.tolist()
     ]
+    lawful += [] if study.arrangement is None else [study.arrangement.tolist()]
     new = [places for places in lawful if tuple(places) not in known]
     known.update(zip(map(tuple, new), study.losses(new).tolist(), strict=True))
     best = min(lawful, key=lambda places: known[tuple(places)])

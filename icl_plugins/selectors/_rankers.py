@@ -1,6 +1,6 @@
 """Rankers: which rows of a pool are nearest to a question, built once and asked from any thread."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock, RLock
@@ -12,7 +12,7 @@ import numpy as np
 from icl_plugins.errors import NonFiniteError
 from icl_plugins.examples import Pool
 from icl_plugins.selectors._common import by_score
-from icl_plugins.selectors._embeddings import TooLong, _encode, sentence_encoder
+from icl_plugins.selectors._embeddings import TooLong, encode_texts, sentence_encoder
 from icl_plugins.selectors._kept import kept
 from icl_plugins.selectors._settings import load_proxy, settings
 from icl_plugins.selectors.bm25 import words
@@ -43,12 +43,15 @@ def build_ranker(
 ) -> tuple[Ranker, dict[str, object]]:
     """Return the ranker of these rows by their questions, and what identifies it.
 
-    nearest: as `Hybrid` takes it. Raises what loading and reading the model raises (ProxyError,
-    OptionalDependencyError, TooLongError, NonFiniteError).
+    nearest: as `Hybrid` takes it; a mapping `about` that a made ranker has is a part of what identifies it.
+    Raises what loading and reading the model raises (ProxyError, OptionalDependencyError, TooLongError,
+    NonFiniteError).
     """
     if not isinstance(nearest, str):
         named = settings(nearest) if hasattr(nearest, "__dataclass_fields__") else type(nearest).__name__
-        return nearest.ranker(pool, rows), {"nearest": named}
+        ranker = nearest.ranker(pool, rows)
+        found = getattr(ranker, "about", None)
+        return ranker, {**(found if isinstance(found, Mapping) else {}), "nearest": named}
     if nearest == "bm25":
         return Words.of(pool, rows), {"nearest": nearest}
     model: Any = load_proxy(proxy) if nearest == "proxy" else sentence_encoder(nearest)
@@ -102,7 +105,7 @@ class VectorReader:
         """Embed texts -> (N, h)."""
         with using(self.model):
             if self.nearest != "proxy":
-                return _encode(self.model, texts, self.on_too_long)
+                return encode_texts(self.model, texts, self.on_too_long)
             vectors: np.ndarray = self.model.embed(texts, on_too_long=self.on_too_long).numpy()
             return vectors
 

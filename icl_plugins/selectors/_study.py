@@ -16,10 +16,10 @@ from icl_plugins.algorithms.slots import (
 )
 from icl_plugins.algorithms.subsets import balanced_subsets
 from icl_plugins.algorithms.typicality import label_by_label
-from icl_plugins.errors import BudgetError, DataError, NonFiniteError
+from icl_plugins.errors import BudgetError, DataError, NonFiniteError, TooLongError
 from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
-from icl_plugins.selectors._common import Request
+from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._context import context_losses
 from icl_plugins.selectors.typicality import are_classes, cheapest_rows
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from icl_plugins.proxy.slots import Slots, SlotTexts
 
 Anchors = int | Literal["mean"]
+_DRAWS = 20  # how often sets that do not fit the proxy are drawn anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Study:
     rows: (n,) the pool's rows of the candidates, in an order that depends on their content only; all other
     numbers of candidates are places in it. labels: (n,) the number of each one's label; slots: (k,) the label
     that each slot is for; all 0 where labels are free. texts: the candidates as slots. encoded: the queries.
+    lengths: (n,) tokens of the candidates; room: how many of them the proxy reads in front of a query.
+    arrangement: (k,) the set whose labels the slots have, where these were chosen by its real loss.
     """
 
     request: Request
@@ -49,9 +52,12 @@ class Study:
     labels: np.ndarray
     slots: np.ndarray
     texts: "SlotTexts"
+    lengths: np.ndarray
+    room: int
     cut: int
     reduced: int | None
     seed: int
+    arrangement: np.ndarray | None = None
 
     @property
     def allowed(self) -> np.ndarray:
@@ -65,8 +71,55 @@ class Study:
         return allowed
 
     def draw(self, count: int, seed: int = 0) -> np.ndarray:
-        """Return random subsets (count, k) of candidates with the labels of the slots."""
-        return balanced_subsets(self.labels, self.slots, count, seed=(self.seed, seed))
+        """Return random subsets (count, k) of candidates with the labels of the slots, that fit the proxy.
+
+        Raises TooLongError if none do.
+        """
+        drawn = balanced_subsets(self.labels, self.slots, count, seed=(self.seed, seed))
+        for again in range(_DRAWS):
+            long = self.lengths[drawn].sum(axis=1) > self.room
+            if not long.any():
+                break
+            others = balanced_subsets(self.labels, self.slots, int(long.sum()), seed=(self.seed, seed, again))
+            drawn[long] = others
+        drawn = np.compress(self.lengths[drawn].sum(axis=1) <= self.room, drawn, axis=0)
+        if count and not len(drawn):
+            raise TooLongError(
+                f"random sets of {len(self.slots)} examples, none within {self.room} tokens",
+                expected=f"some that the proxy {self.proxy.name!r} reads in front of a query",
+                fix="lower shots or max_tokens, or choose a proxy with a longer context",
+            )
+        return drawn
+
+    def arranged(self, count: int) -> "Study":
+        """Return the study with slots for the labels of the best of `count` random sets, by real losses.
+
+        Every other set has the labels' shares; all are in random order, behind the included rows.
+        """
+        generator = np.random.default_rng((self.seed, 4))
+        sets = []
+        for number in range(count):
+            scores = generator.random(len(self.rows))
+            shares = label_by_label(scores, self.labels.tolist())
+            chosen = self.take(scores.argsort() if number % 2 else shares)
+            fixed = len(self.request.include)
+            sets.append(np.array([*chosen[:fixed], *generator.permutation(chosen[fixed:])], dtype=np.int64))
+        sets = [one for one in sets if len(one) == len(self.slots)]  # a token budget may hold more or fewer
+        if not sets:
+            return self
+        best = sets[int(self.losses(sets, "arrangements").argmin())]
+        return replace(self, slots=self.labels[best], arrangement=best)
+
+    def ranked(self, scores: np.ndarray) -> np.ndarray:
+        """Rank places by scores (n,), highest first: for the slots in order, then the others by shares."""
+        queues = {
+            label: iter(by_score(scores, np.flatnonzero(self.labels == label).tolist()).tolist())
+            for label in np.unique(self.labels).tolist()
+        }
+        open_ = self.slots[len(self.request.include) :].tolist()
+        first = [place for label in open_ if (place := next(queues[label], None)) is not None]
+        others = label_by_label(scores, self.labels.tolist())
+        return np.array([*first, *others[~np.isin(others, first)]], dtype=np.int64)
 
     def take(self, places: Sequence[int] | np.ndarray) -> list[int]:
         """Walk a ranking of places, best first, and return those that fit every constraint."""
@@ -109,11 +162,11 @@ class Study:
             tell_progress("anchors", done + 1, len(anchors))
         return mean_table(tables), float(np.mean(losses))
 
-    def anchors(self, wanted: Anchors, subsets: np.ndarray | None = None) -> "list[Slots]":
+    def anchors(self, wanted: Anchors) -> "list[Slots]":
         """Return the anchors asked for: so many real subsets, or the candidates' mean in every slot."""
         if wanted == "mean":
             return [self.texts.mean(len(self.slots), np.arange(len(self.rows)))]
-        return [self.texts.at(subset) for subset in (self.draw(wanted) if subsets is None else subsets)]
+        return [self.texts.at(subset) for subset in self.draw(wanted)]
 
     def query_tables(
         self, anchor: "Slots", queries: "Sequence[Encoded]"
@@ -171,9 +224,16 @@ def prepare(
     encoded = [one for one in proxy.encode(asked, on_too_long="error") if one is not None]
     rows = order[~np.isin(order, request.constraints.exclude)]
     tokens = slot_tokens(proxy, pool, rows)
-    count = at_once or slots or len(_lawful(request, rows))
-    room = (proxy.max_length - max(len(query.ids) for query in encoded)) // count
-    width, longer = slot_fit(tokens, room, slot_width, on_too_long)
+    lawful = _lawful(request, rows)
+    count = at_once or slots or len(lawful)
+    room = proxy.max_length - max(len(query.ids) for query in encoded)
+    if sum(len(tokens[row]) for row in lawful) > room:
+        raise TooLongError(
+            f"{len(lawful)} examples of {sum(len(tokens[row]) for row in lawful)} tokens in front of a query",
+            expected=f"at most {room} tokens, what the context of the proxy {proxy.name!r} leaves for them",
+            fix="lower shots, set max_tokens, or choose a proxy with a longer context",
+        )
+    width, longer = slot_fit(tokens, room // count, slot_width, on_too_long)
     check_fit(proxy, (count, width), encoded)
     if on_too_long == "skip":
         request = request.without(longer, "longer than a slot")
@@ -187,6 +247,8 @@ def prepare(
         rows=rows,
         labels=labels,
         slots=wanted,
+        lengths=np.array([len(tokens[row]) for row in rows.tolist()]),
+        room=room,
         texts=SlotTexts.of(proxy, [tokens[row] for row in rows.tolist()], width),
         cut=len(longer) if on_too_long == "truncate" else 0,
         reduced=reduced,
@@ -216,12 +278,12 @@ def slot_fit(
     longest = max(map(len, tokens.values()))
     width = max(1, min(longest, room)) if width is None else width
     longer = [row for row, ids in tokens.items() if len(ids) > width]
-    if longer and on_too_long == "error":
+    if longer and (on_too_long == "error" or (on_too_long == "skip" and len(longer) == len(tokens))):
         raise BudgetError(
             f"{len(longer)} of {len(tokens)} examples longer than a slot, rows {longer[:5]}, up to "
             f"{longest} tokens",
             expected=f"at most {width} tokens",
-            fix='set slot_width, or set on_too_long to "skip" or "truncate"',
+            fix='set slot_width, or set on_too_long to "truncate"',
         )
     return width, longer
 
@@ -233,7 +295,7 @@ def _queries(request: Request, queries: "int | Pool", order: np.ndarray) -> tupl
     """
     pool = request.pool
     if isinstance(queries, Pool):
-        return queries, _apart(pool, queries)
+        return queries, _apart(request, queries)
     limits, says = request.constraints, pool.row_fingerprints
     kept = set(request.include) | set(limits.exclude)
     free = [row for row in order.tolist() if row not in kept]
@@ -273,10 +335,26 @@ def _with_counts(request: Request) -> Request:
     )
 
 
-def _apart(pool: Pool, queries: Pool) -> list[int]:
-    """Refuse queries that the pool holds too."""
-    known = set(pool.row_fingerprints)
-    shared = [row for row, one in enumerate(queries.row_fingerprints) if one in known]
+def _asked(question: str) -> str:
+    """Return a question as it is compared: whatever its case and space."""
+    return " ".join(question.split()).casefold()
+
+
+def _apart(request: Request, queries: Pool) -> list[int]:
+    """Refuse queries with another template, and those whose questions the pool has too."""
+    pool = request.pool
+    templates = [
+        (one.template.question, one.template.answer, one.template.separator) for one in (pool, queries)
+    ]
+    if templates[0] != templates[1]:
+        raise DataError(
+            f"queries with the template {templates[1]!r:.100}",
+            expected=f"that of the pool, {templates[0]!r:.100}",
+            fix="make both pools with one template",
+        )
+    left_out = set(request.constraints.exclude)
+    known = {_asked(text) for row, text in enumerate(pool.questions) if row not in left_out}
+    shared = [row for row, text in enumerate(queries.questions) if _asked(text) in known]
     if shared:
         raise DataError(
             f"{len(shared)} of {len(queries)} queries are in the pool too, rows {shared[:5]}",
@@ -299,7 +377,8 @@ def _labels(
     subset = replace(request, shots=slots, max_tokens=None, quotas=None, include=())
     lawful = _lawful(request if slots is None else subset, rows)
     bound = request.quotas is not None or (slot_labels and are_classes(request.pool))
-    if not bound:
+    # subsets with fewer slots than there are labels could not hold some examples at all
+    if not bound or (slots is not None and len(lawful) < len(request.pool.label_counts)):
         return np.zeros(len(rows), dtype=np.int64), np.zeros(len(lawful), dtype=np.int64)
     numbers: dict[str, int] = {}
     labels = np.array([numbers.setdefault(request.pool.labels[row], len(numbers)) for row in rows])

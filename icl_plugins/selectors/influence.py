@@ -14,7 +14,6 @@ from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.algorithms.constraints import Constraints, Feasible
 from icl_plugins.algorithms.honesty import EstimateQuality, Measured, estimate_quality
 from icl_plugins.algorithms.slots import SlotTable
-from icl_plugins.algorithms.typicality import label_by_label
 from icl_plugins.errors import SettingError
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._common import by_score
@@ -113,8 +112,7 @@ class GradRE(Influence):
 
     def _choose(self, study: Study, surrogate: "_Scored", sets: Sets | None) -> Chosen:
         scores = -surrogate.outcomes
-        ranking = label_by_label(scores, study.labels.tolist()) if study.labels.any() else by_score(scores)
-        places = study.take(ranking)
+        places = study.take(study.ranked(scores))
         return Chosen(places, scores[places].tolist())
 
     def _drawn(self, study: Study) -> np.ndarray:
@@ -170,13 +168,16 @@ class GradFS(Influence):
 
     def _measure(self, study: Study, surrogate: None) -> tuple[EstimateQuality, None]:
         """Measure on single additions to the beginnings of random sets."""
-        beginnings = min(8, self.check // 2)
-        groups = []
-        for at, subset in enumerate(study.draw(beginnings, seed=1)):
-            before = subset[: at * len(subset) // beginnings]
-            open_ = self._open(study, before)
-            tried = np.random.default_rng((self.seed, at)).permutation(open_)[: self.check // beginnings]
-            estimates, anchor = self._added(study, before, open_)
+        beginnings, groups = min(8, self.check // 2), list[Measured]()
+        for at, subset in enumerate(study.draw(4 * beginnings, seed=1)):
+            if sum(len(one.real) for one in groups) >= self.check:
+                break
+            before = subset[: at % beginnings * len(subset) // beginnings]
+            open_ = np.random.default_rng((self.seed, at)).permutation(self._open(study, before))
+            tried = open_[: max(1, min(self.check // beginnings, len(open_) - self._ends))]
+            # anchors are others where there are some: at an anchor the estimate is exact
+            others = np.setdiff1d(open_, tried)
+            estimates, anchor = self._added(study, before, others if len(others) else open_)
             real = study.losses([np.append(before, one) for one in tried])
             groups.append(Measured(estimates[tried], real, anchor))
         return estimate_quality(groups), None
@@ -204,6 +205,10 @@ class GradFS(Influence):
         rows, losses = study.request.choose(forward, lambda found: found[0])
         return Chosen([where[row] for row in rows], [-loss for loss in losses], losses)
 
+    @property
+    def _ends(self) -> int:
+        return 1 if self.anchors == "mean" else self.anchors
+
     def _open(self, study: Study, places: np.ndarray) -> np.ndarray:
         """Return the candidates with the label of the next slot that are not there yet."""
         label = study.slots[min(len(places), len(study.slots) - 1)]
@@ -226,9 +231,10 @@ class GradFS(Influence):
 class SlotAssignment(Influence):
     """Put into the slots the demonstrations whose estimated loss is the least of all ordered subsets.
 
-    The best subset of a table is a linear assignment; it is made anew around each subset that real losses
-    prove better, with as many changes as these bear: of the best subsets with at most k, k/2, ... 1 changes
-    the one with the least real loss is taken, up to `rounds` times, until there is none. The first incumbent
+    The best subset of a table is a linear assignment (within a token budget nearly the best); it is made anew
+    around each subset that real losses prove better, with as many changes as these bear: of the subsets with
+    at most k, k/2, ... 1 changes that the table finds best (one exactly, more nearly) the one with the least
+    real loss is taken, up to `rounds` times, until there is none. The first incumbent
     is the best by real losses of the random sets that were measured and of the first assignment.
     Scores are how many nats less the estimate says than of the mean candidate of the slot.
     """
@@ -251,13 +257,16 @@ class SlotAssignment(Influence):
         costs = study.request.constraints.costs
 
         def climb(constraints: Constraints) -> tuple[np.ndarray, list[float]]:
-            tokens = None if costs is None else costs[study.rows]
-            limits: dict[str, Any] = {"allowed": allowed, "tokens": tokens, "most": constraints.max_cost}
+            tokens, most = (
+                (study.lengths, study.room) if costs is None else (costs[study.rows], constraints.max_cost)
+            )
+            limits: dict[str, Any] = {"allowed": allowed, "tokens": tokens, "most": most}
             finalists = [assign(table.table, **limits), *_lawful_best(study, sets, limits)]
+            finalists += [] if study.arrangement is None else [study.arrangement]
             losses = study.losses(finalists, "finalists")
             incumbent, trace = finalists[int(losses.argmin())], [float(losses.min())]
             for round_ in range(self.rounds):
-                near, _ = study.table(study.anchors(self.anchors, self._near(study, incumbent, round_)))
+                near, _ = study.table([study.texts.at(one) for one in self._near(study, incumbent, round_)])
                 tried = {
                     tuple(assign_near(near.table, incumbent, changes, **limits).tolist())
                     for changes in _halves(len(incumbent))
@@ -281,10 +290,10 @@ class SlotAssignment(Influence):
         taken = study.take([*places, *others])  # more than there are slots where a budget has room for them
         return Chosen(taken, scores[taken].tolist(), details={"trace": trace})
 
-    def _near(self, study: Study, incumbent: np.ndarray, round_: int) -> np.ndarray | None:
-        """Return as many subsets as anchors, the incumbent among them, the others with half of its slots."""
+    def _near(self, study: Study, incumbent: np.ndarray, round_: int) -> np.ndarray:
+        """Return the incumbent and, for the other anchors, sets that share half of its slots."""
         if self.anchors == "mean":
-            return None
+            return incumbent[None]
         drawn = study.draw(self.anchors, seed=2 + round_)
         stays = np.random.default_rng((self.seed, round_)).random(drawn.shape) < 0.5
         stays[0] = True

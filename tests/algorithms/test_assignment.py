@@ -143,9 +143,25 @@ def test_slots_that_cannot_be_filled_are_refused():
     for call in (
         lambda: assign(np.zeros((3, 2))),
         lambda: assign(costs, nowhere),
-        lambda: assign_near(costs, np.array([0, 1]), 1, nowhere),
+        lambda: assign_near(costs, np.array([0, 1]), 2, nowhere),
     ):
         with pytest.raises(BudgetError, match="as many candidates as slots"):
             call()
     with pytest.raises(BudgetError, match="take 4 tokens"):
-        assign_near(costs, np.array([0, 1]), 1, tokens=np.array([2, 2, 2]), most=3)
+        assign_near(costs, np.array([0, 1]), 2, tokens=np.array([2, 2, 2]), most=3)
+
+
+@given(st.integers(0, 10_000))
+def test_the_best_single_change_is_the_best_of_all(seed):
+    costs = np.random.default_rng(seed).normal(size=(4, 8))
+    incumbent = np.random.default_rng(seed).permutation(8)[:4]
+    found = assign_near(costs, incumbent, 1)
+    every = [incumbent]
+    for slot in range(4):
+        for candidate in set(range(8)) - set(incumbent.tolist()):
+            changed = incumbent.copy()
+            changed[slot] = candidate
+            every.append(changed)
+    least = min(costs[np.arange(4), rows].sum() for rows in every)
+    assert costs[np.arange(4), found].sum() == pytest.approx(least)
+    assert costs[np.arange(4), assign_near(costs, incumbent, 2)].sum() <= least + 1e-12

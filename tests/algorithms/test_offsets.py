@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icl_plugins.algorithms.offsets import offset_table, tails
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, NonFiniteError
 
 LENGTH, WIDTH, WORDS, CANDIDATES = 14, 3, 9, 5
 
@@ -47,3 +47,13 @@ def test_what_does_not_belong_together_is_refused():
     ):
         with pytest.raises(DataError, match="tails of"):
             offset_table(gradient, tokens, words, tail, 0.0)
+
+
+def test_what_is_not_finite_or_not_there_is_refused():
+    gradient, embeddings, query, tokens = draw(0)
+    with pytest.raises(NonFiniteError, match="candidates"):
+        offset_table(gradient * np.nan, tokens, embeddings, tails(gradient, query), 0.0)
+    table = offset_table(gradient, tokens, embeddings, tails(gradient, query), 0.0)
+    for rows in ([[0, 5]], [[-1, 0]], [0, 1]):
+        with pytest.raises(DataError, match="from 0 to 4"):
+            table.outcomes(np.array(rows))

@@ -145,10 +145,10 @@ def test_with_a_slot_for_each_label_mean_scores_rank_within_a_label_as_all_lawfu
         assert (table.mean_scores(allowed)[own].argsort() == means[own].argsort()).all()
 
 
-def test_a_candidate_that_may_stand_nowhere_has_the_score_0():
-    table = SlotTable(np.ones((2, 3)), 0.0)
+def test_a_candidate_that_may_stand_nowhere_is_scored_by_all_slots():
+    table = SlotTable(np.array([[1.0, 3.0, 5.0], [2.0, 4.0, 9.0]]), 0.0)
     allowed = np.array([[True, False, True], [True, False, False]])
-    assert table.mean_scores(allowed).tolist() == [1, 0, 1]
+    assert table.mean_scores(allowed).tolist() == [1.5, 3.5, 5]
 
 
 def test_permuted_candidates_give_the_same_choice():

@@ -38,14 +38,15 @@ def test_the_table_compares_estimates_with_a_constant():
     assert rows["squared error explained"][1] == "0 %"
 
 
+RANK = "The estimates rank real subsets (as values they are worse than a constant)"
 CHANCE = "The estimates do not rank real subsets beyond chance"
 
 
 @pytest.mark.parametrize(
     ("given", "config", "says"),
     [
-        (details(), {}, "The estimates rank real subsets; chosen by them."),
-        (details(trace=[2.5]), {}, "The estimates rank real subsets; chosen by them and by real losses."),
+        (details(), {}, f"{RANK}; chosen by them."),
+        (details(trace=[2.5]), {}, f"{RANK}; chosen by them and by real losses."),
         (
             details("bad", fell_back=True),
             {"check": 1200},
@@ -71,9 +72,9 @@ def test_the_real_loss_stands_beside_that_of_random_sets():
     found = told(details())
     assert found.loss == "2.125 nats; random 2.5"
     lose = "The 16 queries lose 2.125 nats on average behind the set chosen for them"
-    assert found.notes == {"loss": f"{lose}; 2.5 behind random sets."}
+    assert found.notes == {"loss": f"{lose}; 2.5 behind random sets, which were not."}
     reordered = told(details(), order={"name": "reversed"}).notes["loss"]
-    assert reordered == f"{lose}, in its first order; 2.5 behind random sets."
+    assert reordered == f"{lose}, in its first order; 2.5 behind random sets, which were not."
     alone = {name: value for name, value in details().items() if name != "random_loss"}
     assert (told(alone).loss, told(alone).notes["loss"]) == ("2.125 nats", f"{lose}.")
     del alone["loss"]
@@ -117,4 +118,4 @@ def test_the_page_has_a_section_of_its_own(chosen):
     assert '<a href="#estimates">Estimates</a>' in page
     assert f"<p>{CHANCE}: the best of 40 random sets by real losses was taken instead.</p>" in page
     assert '<th scope="col" class="number">constant</th>' in page
-    assert "; 2.5 behind random sets.</p>" in page
+    assert "; 2.5 behind random sets, which were not.</p>" in page

@@ -52,7 +52,7 @@ def test_at_an_anchor_the_estimate_is_its_own_rate(make, close):
     for seed in range(6):
         study = study_of(make(seed=seed), close)
         for subset in study.draw(2):
-            rates, own = error_rates(study, study.anchors(1, subset[None]), subset[None])
+            rates, own = error_rates(study, [study.texts.at(subset)], subset[None])
             assert rates[0] == own
             seen.add(own)
     assert len(seen) > 1

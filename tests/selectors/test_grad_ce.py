@@ -1,5 +1,7 @@
 """What GradCE promises: estimates for single queries, each choice behind the ones before, and a ranker."""
 
+import copy
+import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,8 @@ import torch
 from icl_plugins import GradCE, Hybrid, Pool, Proxy, Random
 from icl_plugins.algorithms.honesty import EstimateQuality
 from icl_plugins.errors import BudgetError, EstimateError, EstimateWarning, NonFiniteError, TooLongError
+from icl_plugins.selectors import grad_ce
+from icl_plugins.selectors._context import context_losses
 from icl_plugins.selectors._rankers import RankerMaker
 
 QUESTION = "Query: what is the exchange rate of my card\nIntent:"
@@ -128,14 +132,14 @@ def test_each_choice_is_judged_behind_the_ones_before(make, near, pool, anchors)
 # --- the ranker -------------------------------------------------------------------------------------------
 
 
-def test_a_ranker_gives_each_of_the_nearest_rows_once(make, pool):
+def test_a_ranker_gives_each_row_once(make, pool):
     rows = [22, 1, 9, 4, 17, 6, 13, 20]
     selector = make()
     assert isinstance(selector, RankerMaker)
     rank = selector.ranker(pool, rows)
     for question in (*QUESTIONS, *pool.questions):
         ranked = rank(question).tolist()
-        assert len(ranked) == len(set(ranked)) == 6 and set(ranked) <= set(rows)
+        assert len(ranked) == len(set(ranked)) and set(ranked) == set(rows)
         assert rank(question).tolist() == ranked == make().ranker(pool, sorted(rows))(question).tolist()
 
 
@@ -143,6 +147,44 @@ def test_a_ranker_gives_each_of_the_nearest_rows_once(make, pool):
 @pytest.mark.parametrize("rows", [[5], [5, 3], [5, 3, 8]], ids=str)
 def test_a_ranker_of_few_rows(make, pool, rows, check):
     assert sorted(make(check=check).ranker(pool, rows)(QUESTION)) == sorted(rows)
+
+
+def test_behind_the_candidates_come_the_others_nearest_first(make, near, pool):
+    rank = make(candidates=5, each=2).ranker(pool, range(24))
+    for question in QUESTIONS:
+        ranked, nearest = rank(question).tolist(), near.nearest([question], 24)[0].tolist()
+        assert set(ranked[:5]) == set(nearest[:5]) and ranked[5:] == nearest[5:]
+
+
+def test_a_hybrid_prompt_shows_more_than_there_are_candidates(make, pool, tokenizer_folder):
+    selector = make(candidates=5, each=2)
+    prompt = Hybrid(Random(tokenizer=tokenizer_folder), nearest=selector, m=8).fit(pool, 6)
+    assert len(set(prompt.rows_for({"text": "my card"}))) == 8
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rank: pickle.loads(pickle.dumps(rank))])  # noqa: S301
+def test_copies_and_pickles_of_a_ranker_rank_the_same(make, trust, pool, copied):
+    trust(True)
+    rank = make(check=8).ranker(pool, range(24))
+    again = copied(rank)
+    assert again.about == rank.about
+    for question in QUESTIONS:
+        assert again(question).tolist() == rank(question).tolist()
+
+
+def test_a_hybrid_prompt_tells_what_was_measured(make, trust, pool, tokenizer_folder):
+    fixed = Random(tokenizer=tokenizer_folder).select(pool, 6)
+    prompts = {}
+    for verdict in (True, False):
+        trust(verdict)
+        hybrid = Hybrid(Random(), nearest=make(check=8))
+        prompts[verdict] = hybrid.around(fixed)
+        told = prompts[verdict].config["estimate"]
+        assert told["fell_back"] is not verdict and told["subsets"] >= 8 and -1 <= told["low"] <= 1
+        assert hybrid.around(fixed).fingerprint == prompts[verdict].fingerprint
+    assert prompts[True].fingerprint != prompts[False].fingerprint
+    unmeasured = Hybrid(Random(), nearest=make(), m=3).around(fixed)
+    assert unmeasured.ranker.about == {} and "estimate" not in unmeasured.config
 
 
 def test_a_ranker_answers_eight_threads_as_it_answers_one(make, pool):
@@ -157,7 +199,7 @@ def test_where_estimates_do_not_rank_the_nearest_come_in_their_own_order(make, t
     trust(False)
     rank = make(check=8).ranker(pool, range(24))
     for question in QUESTIONS:
-        assert rank(question).tolist() == near.nearest([question], 6)[0].tolist()
+        assert rank(question).tolist() == near.nearest([question], 24)[0].tolist()
     trust(True)
     ranked = make(check=8).ranker(pool, range(24))
     assert any(ranked(question).tolist() != rank(question).tolist() for question in QUESTIONS)
@@ -190,7 +232,7 @@ def test_slots_of_a_ranker_leave_room_for_the_longest_question(make, pool, make_
     longest = 1 + max(len(tokens(proxy, question)) for question in pool.questions)
     assert near.texts.ids.shape[1] == (96 - longest) // 3
     rank = make(proxy=proxy).ranker(pool, range(24))
-    assert all(len(rank(question)) == 6 for question in pool.questions)
+    assert all(len(rank(question)) == 24 for question in pool.questions)
 
 
 def test_examples_longer_than_a_slot_in_a_ranker(make, pool, reader):
@@ -200,9 +242,9 @@ def test_examples_longer_than_a_slot_in_a_ranker(make, pool, reader):
     assert str(min(wide)) in str(caught.value)
     ranker = make(slot_width=22, on_too_long="skip", candidates=24).ranker(pool, range(24))
     assert set(ranker(QUESTION)) == set(range(24)) - wide
-    with pytest.raises(BudgetError, match="all of them"):
+    with pytest.raises(BudgetError, match="24 .*longer than a slot"):
         make(slot_width=5, on_too_long="skip").ranker(pool, range(24))
-    assert len(make(slot_width=5).ranker(pool, range(24))(QUESTION)) == 6
+    assert len(make(slot_width=5).ranker(pool, range(24))(QUESTION)) == 24
     with pytest.raises(TooLongError):
         make(slot_width=800).ranker(pool, range(24))
 
@@ -215,6 +257,128 @@ def test_nan_is_not_ranked(make, pool, make_model, tokenizer):
         model.lm_head.weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="estimates"):
         rank(QUESTION)
+
+
+# --- what is measured -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Collects the groups that estimates are measured on."""
+    groups = []
+
+    def estimate_quality(found):
+        groups.extend(found)
+        return whole(found)
+
+    whole = grad_ce.estimate_quality
+    monkeypatch.setattr(grad_ce, "estimate_quality", estimate_quality)
+    return groups
+
+
+@pytest.mark.parametrize("anchors", [1, 3, "mean"])
+def test_real_losses_are_those_of_prompts_as_sent_behind_what_was_chosen(
+    make, near, pool, reader, measured, anchors
+):
+    """Round by round: what stands in front is what the estimates chose, and no anchor is measured."""
+    selector = make(anchors=anchors, check=20)
+    selector._quality(near, list(QUESTIONS), near.nearest(QUESTIONS, 6))
+    texts = texts_of(pool)
+    exact = 0 if anchors == "mean" else anchors
+    for done, question in enumerate(QUESTIONS):
+        chosen, left = [], near.nearest([question], 6)[0].tolist()
+        for _ in range(done):
+            estimates, _ = near.estimates(
+                [question], np.array([chosen], dtype=int), np.array([left]), anchors
+            )
+            chosen.append(left.pop(int(estimates[0].argmin())))
+        estimates, at_anchor = near.estimates(
+            [question], np.array([chosen], dtype=int), np.array([left]), anchors
+        )
+        skipped = exact if len(left) - exact >= 2 else 0
+        fronts = ["".join(texts[place] for place in [*chosen, last]) for last in left[skipped:]]
+        real = [context_losses(reader, [], "", [front], [question])[0] for front in fronts]
+        np.testing.assert_allclose(measured[done].real, real, rtol=1e-5)
+        np.testing.assert_allclose(measured[done].estimates, estimates[0, skipped:], rtol=1e-5)
+        assert measured[done].anchor == pytest.approx(at_anchor[0])
+
+
+def test_the_loss_of_a_question_is_that_of_its_tokens_in_a_plain_prompt(near, pool, reader):
+    places = near.nearest([QUESTION], 3)[0]
+    fits, real = near.losses(QUESTION, places[:1], places[1:])
+    assert fits.all()
+    for last, loss in zip(places[1:], real, strict=True):
+        front = texts_of(pool)[places[0]] + texts_of(pool)[last]
+        behind = reader.tokenizer(front + QUESTION, return_tensors="pt")["input_ids"]
+        start = behind.shape[1] - len(tokens(reader, QUESTION))
+        logits = reader.model(behind).logits[0, start - 1 : -1].detach().log_softmax(-1)
+        assert loss == pytest.approx(float(-logits.gather(1, behind[0, start:, None]).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("anchors", [1, 4, 20, "mean"])
+@pytest.mark.parametrize("check", [8, 40])
+@pytest.mark.parametrize("each", [1, 3, 9])
+def test_at_least_so_many_subsets_are_measured_as_asked(make, pool, measured, anchors, check, each):
+    rank = make(check=check, anchors=anchors, each=each, on_bad_estimate="fallback").ranker(pool, range(24))
+    sizes = [len(group.real) for group in measured]
+    assert rank.about["estimate"]["subsets"] == sum(sizes) >= check and min(sizes) > 1
+    assert len(set(sizes)) > 1 or each == 1
+
+
+def test_a_selector_measures_as_many_too_where_it_has_the_queries(make, pool):
+    details = make(queries=6, check=12, candidates=5, each=2).select(pool, 4).details
+    assert details["estimate"]["subsets"] >= 12
+
+
+def test_no_estimate_is_measured_where_it_is_exact(make, pool, measured):
+    make(check=30, candidates=10).ranker(pool, range(24))
+    assert not any(np.isclose(group.estimates, group.anchor, rtol=1e-9).any() for group in measured)
+
+
+def test_prompts_that_do_not_fit_the_proxy_are_not_measured(make, pool, make_model, tokenizer):
+    def ranker(length, rows=range(24), **settings):
+        model = make_model(max_position_embeddings=length)
+        proxy = Proxy.from_model(model, tokenizer, name="short")
+        return make(proxy=proxy, check=12, **settings).ranker(pool, rows)
+
+    lengths = [
+        [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        for texts in (pool.questions, texts_of(pool))
+    ]
+    assert ranker(1 + max(lengths[0]) + max(lengths[1]), each=2).about["estimate"]["subsets"] < 12
+    with pytest.raises(TooLongError, match="lower each"):
+        ranker(2 + max(lengths[0]), np.argsort(lengths[0])[-6:], each=1)
+
+
+def test_estimates_hold_few_queries_at_once(near, monkeypatch):
+    left, before = np.array([[7, 1, 20], [2, 3, 4], [9, 1, 0]]), np.array([[5], [6], [8]])
+    expected = near.estimates(QUESTIONS, before, left, 2)
+    held, width, numbers = [], near.texts.ids.shape[1], near.texts.embeddings.shape[1]
+    monkeypatch.setattr(grad_ce, "_BLOCK", 2 * (1 + 1 + 3) * width * numbers + 1)
+    monkeypatch.setattr(grad_ce, "questions_of", spy(grad_ce.questions_of, held))
+    for found, whole in zip(near.estimates(QUESTIONS, before, left, 2), expected, strict=True):
+        np.testing.assert_allclose(found, whole, rtol=1e-5)
+    assert held == [2, 1]
+    monkeypatch.setattr(grad_ce, "_BLOCK", 1)
+    np.testing.assert_allclose(near.estimates(QUESTIONS, before, left, 2)[0], expected[0], rtol=1e-5)
+    assert held == [2, 1, 1, 1, 1]
+
+
+def spy(function, held):
+    def called(proxy, questions):
+        held.append(len(questions))
+        return function(proxy, questions)
+
+    return called
+
+
+def test_published_settings_score_single_demonstrations(reader, near, pool):
+    paper = GradCE.paper(proxy=reader, check=0, candidates=6)
+    assert (paper.each, paper.anchors, paper.on_bad_estimate) == (1, 1, "warn")
+    places = near.nearest([QUESTION], 6)
+    estimates, _ = near.estimates([QUESTION], places[:, :0], places, 1)
+    ranked = paper.ranker(pool, range(24))(QUESTION)[:6]
+    assert ranked.tolist() == places[0][estimates[0].argsort(kind="stable")].tolist()
 
 
 # --- a fixed prompt ---------------------------------------------------------------------------------------

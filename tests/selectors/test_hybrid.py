@@ -38,6 +38,18 @@ class Always:
         return lambda question: self.rows
 
 
+@dataclass(frozen=True)
+class Telling(Always):
+    """As Always, with a ranker that tells something of itself."""
+
+    told: object = None
+
+    def ranker(self, pool, rows):
+        rank = super().ranker(pool, rows)
+        rank.about = self.told
+        return rank
+
+
 @pytest.fixture(scope="session")
 def prompt(pool, tokenizer_folder):
     return Hybrid(Random(tokenizer=tokenizer_folder), m=3).fit(pool, 6, instruction="Name the intent.")
@@ -215,6 +227,13 @@ def test_an_object_of_ones_own_may_rank(pool):
     assert prompt.rows_for(QUERY) == tuple(sorted(prompt.rows)[-3:])
     few = Hybrid(Random(), Always((*prompt.rows[:2], prompt.rows[0])), m=3).fit(pool, 6)
     assert few.rows_for(QUERY) == (prompt.rows[1], prompt.rows[0])
+
+
+def test_what_a_ranker_tells_of_itself_is_part_of_the_prompt(pool):
+    selection = Random().select(pool, 6)
+    prompts = [Hybrid(Random(), Telling((1, 2), told)).around(selection) for told in ({"a": 1}, None, print)]
+    assert prompts[0].config["a"] == 1 and prompts[0].config["nearest"]["selector"] == "Telling"
+    assert all("a" not in prompt.config for prompt in prompts[1:])
 
 
 @pytest.mark.parametrize("rows", [(99,), (-1,), (0.5,), ("a",), ((0, 1),)], ids=str)

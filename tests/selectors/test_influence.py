@@ -1,5 +1,6 @@
 """What the methods of influence promise: held-out queries, slots, the honesty gate, each method's choice."""
 
+import dataclasses
 import warnings
 from collections import Counter
 
@@ -759,3 +760,45 @@ def test_joined_demonstrations_are_estimated_by_their_offsets(pool, reader):
     for settings in ({"subsets": None}, {"anchors": "mean"}, {"reduced": 8}):
         with pytest.raises(SettingError, match="joined"):
             GradRE(**{"layout": "joined", "subsets": 12, **settings})
+
+
+def test_labels_without_a_slot_do_not_come_before_those_with_one(pool, reader):
+    """Also where a subset has fewer slots than there are labels: then labels are free, and all are scored."""
+    chosen = GradRE(reader, queries=4, check=0, anchors=2, arrangements=1).select(pool, 2)
+    assert len(set(chosen.labels)) == 2 and all(score != 0 for score in chosen.scores)
+    small = GradRE(reader, queries=4, check=0, anchors=2, subset_size=2).select(pool, 12)
+    assert len(set(small.scores)) == 12 and 0.0 not in small.scores
+
+
+def test_where_labels_are_more_than_slots_they_are_those_of_the_best_random_set(make, pool, reader):
+    selector = SlotAssignment(reader, queries=4, check=0, anchors=2, rounds=0, arrangements=6)
+    study = study_of(selector, pool, 2)
+    arranged = study.arranged(6)
+    assert arranged.slots.tolist() == study.labels[arranged.arrangement].tolist()
+    again = study.arranged(1)
+    losses = study.losses([arranged.arrangement, again.arrangement])
+    assert losses[0] <= losses[1]
+    assert study.losses([study.arranged(12).arrangement])[0] <= losses[0]
+    selection = selector.select(pool, 2)
+    assert selection.details["loss"] <= losses[0] + 1e-9
+
+
+def test_random_sets_fit_the_proxy_whatever_the_token_budget(pool, reader):
+    """Lengths that a budget allows on the whole, but not for every set that may be drawn."""
+    study = study_of(GradRE(reader, queries=4, check=0), pool, 3)
+    longest = int(np.sort(study.lengths)[-3:].sum())
+    tight = dataclasses.replace(study, room=longest - 1)
+    assert (study.lengths[tight.draw(50)].sum(1) < longest).all()
+    with pytest.raises(TooLongError, match="none within"):
+        dataclasses.replace(study, room=2).draw(5)
+
+
+def test_queries_of_ones_own_ask_something_else_in_the_same_form(pool, records, reader):
+    shouted = [{**record, "text": str(record["text"]).upper() + " "} for record in records[:4]]
+    with pytest.raises(DataError, match="4 of 4 queries"):
+        GradRE(reader, queries=Pool.from_records(shouted, pool.template)).select(pool, 3)
+    other = Template("Totally: {text}\nIntent:", " {label}")
+    with pytest.raises(DataError, match="template"):
+        GradRE(reader, queries=Pool.from_records(records[:4], other)).select(pool, 3)
+    own = GradRE(reader, queries=Pool.from_records(records[:4], pool.template), check=0, anchors=1)
+    assert not set(own.select(pool, 3, exclude=range(4)).indices) & set(range(4))
