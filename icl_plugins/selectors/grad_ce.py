@@ -39,9 +39,9 @@ class GradCE(Influence):
     or in the mean of all; the check is made on the other candidates, behind 0 to `each` - 1 chosen ones.
 
     `ranker` chooses for single queries, as `Hybrid` asks, which shows the first chosen last, next to the
-    query, though the others were judged there. As the selector of a fixed prompt every held-out query votes for `each` demonstrations; scores are
-    the votes. What is chosen by estimates has free labels: `slot_labels` has an effect on the random sets of
-    the fallback only, and `arrangements` none.
+    query, though the others were judged there. As the selector of a fixed prompt every held-out query votes
+    for `each` demonstrations; scores are the votes. What is chosen by estimates has free labels:
+    `slot_labels` has an effect on the random sets of the fallback only, and `arrangements` none.
     """
 
     anchors: Anchors = 4
