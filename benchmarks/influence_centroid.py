@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shots", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--names", nargs="+", default=["sst2", "sst5", "agnews", "mr"])
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
     options = parser.parse_args()
     config, _ = read_config(options.config, {"data": str(options.data)})
     proxy = Proxy.load("micro")
@@ -111,7 +112,7 @@ def main() -> None:
         matching = GradientMatching(proxy=proxy, store=options.store / data.name)
         gram = sum(centered_gram(block) for block in matching.features(pool).blocks)
         for shots in options.shots:
-            for weight in WEIGHTS:
+            for weight in options.weights:
                 selector = WithCentroid(proxy, queries=64, check=0, gram=gram, weight=weight)
                 study_rows = selector.select(pool, shots).indices
                 accuracy, loss = measured(proxy, pool, study_rows, items)
