@@ -28,7 +28,7 @@ from icl_plugins.selectors._study import Study
 WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CentroidStudy(Study):
     """A study whose losses and tables hold w J^2 too; gram: (n, n) of the candidates' centred gradients."""
 

@@ -44,6 +44,8 @@ class Selection:
     * ``set_objective``: that of all n, where another order has made the trace void;
     * ``tokens``: of all demonstrations joined, a separator after each, or what a target's counter counts;
     * ``skipped``: reason -> rows left out of the candidates;
+    * ``estimate``: how good first-order estimates were (EstimateQuality), and ``fell_back``; prompts keep it;
+    * ``loss``, ``random_loss``: real loss of ``queries`` examples behind these and behind random sets;
     * ``fingerprints``: name -> sha256 of weights, tokenizer, ...;
     * ``proxy``: its name as given, where config has the last part of a folder only;
     * ``device``, ``dtype``, ``reasons``, ``seconds``.
@@ -164,6 +166,7 @@ class Selection:
                 "config": self.config,
                 "fingerprints": _mapping(self.details.get("fingerprints")),
                 "left_out_fields": left_out,
+                **{key: self.details[key] for key in ("estimate",) if key in self.details},
             },
         )
 

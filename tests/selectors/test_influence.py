@@ -802,3 +802,10 @@ def test_queries_of_ones_own_ask_something_else_in_the_same_form(pool, records, 
         GradRE(reader, queries=Pool.from_records(records[:4], other)).select(pool, 3)
     own = GradRE(reader, queries=Pool.from_records(records[:4], pool.template), check=0, anchors=1)
     assert not set(own.select(pool, 3, exclude=range(4)).indices) & set(range(4))
+
+
+def test_a_prompt_keeps_what_was_measured(pool, reader):
+    selection = GradRE(reader, queries=4, check=8, anchors=1).select(pool, 3)
+    assert selection.to_prompt().provenance["estimate"] == selection.details["estimate"]
+    unmeasured = GradRE(reader, queries=4, check=0, anchors=1).select(pool, 3)
+    assert "estimate" not in unmeasured.to_prompt().provenance
