@@ -253,6 +253,22 @@ def test_a_manifest_of_another_encoding_too_large_or_missing_is_refused(tmp_path
         open_store(tmp_path, range(ROWS))
 
 
+def test_a_store_that_is_made_while_another_process_looks_for_it_is_no_damage(tmp_path, monkeypatch):
+    """The other one writes manifest and shards between the first look at the manifest and that at shards."""
+    look = manifest.regular_file_size
+
+    def look_too_early(path):
+        size = look(path)
+        monkeypatch.setattr(manifest, "regular_file_size", look)
+        complete_store(tmp_path, range(ROWS))
+        return size
+
+    monkeypatch.setattr(manifest, "regular_file_size", look_too_early)
+    found = open_store(tmp_path, range(ROWS))
+    assert found.complete
+    assert_right(tmp_path, range(ROWS))
+
+
 def test_a_newer_schema_is_told_from_damage(tmp_path):
     (tmp_path / "manifest.json").write_text(manifest_with(schema=2, something="new"))
     with pytest.raises(StoreError, match="has schema 2") as caught:

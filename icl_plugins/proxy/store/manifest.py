@@ -65,9 +65,12 @@ class Manifest:
         path = folder / _FILE
         size = regular_file_size(path)
         if size is None:
-            if any(folder.glob("shard-*")):
+            if not any(folder.glob("shard-*")):
+                return None
+            # Whoever makes a store writes the manifest before any shard: it may have come since the first look.
+            size = regular_file_size(path)
+            if size is None:
                 raise _corrupt(f"{path} is missing beside shards")
-            return None
         if size > _MAX_BYTES:
             raise _corrupt(f"{path} has {size} bytes, more than {_MAX_BYTES}")
         try:
