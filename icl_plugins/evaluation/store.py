@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import Self
 
 from icl_plugins.artefacts import fingerprint
@@ -108,8 +109,20 @@ class ResultStore:
                     expected=f"a result store of version {_SCHEMA}, or a path where there is no file",
                     fix="upgrade icl-plugins to read it" if newer else "choose another path",
                 )
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _write_ahead(self) -> None:
+        """Keep a log beside the file; SQLite does not wait by itself for others that open it meanwhile."""
+        given_up = monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > given_up:
+                    raise
+                sleep(0.01)
 
     def _number(self, query: str) -> int:
         return int(self._connection.execute(query).fetchone()[0])

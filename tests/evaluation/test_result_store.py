@@ -107,6 +107,28 @@ def test_several_writers_that_open_a_new_file_at_once_keep_all_their_answers(pat
         assert all(store.answer(SCORED, Item(str(query))) for query in range(50))
 
 
+def test_a_new_file_can_be_opened_by_many_at_once(tmp_path):
+    # SQLite refuses at once, without waiting, to begin a log where another is about to write: one time in twenty
+    def open_at_once(path):
+        start, failures = threading.Barrier(6), []
+
+        def open_one():
+            start.wait()
+            try:
+                ResultStore(path).close()
+            except ArtefactError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=open_one) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failures
+
+    assert not [failure for number in range(100) for failure in open_at_once(tmp_path / f"{number}.sqlite")]
+
+
 def foreign(path):
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE mine (a)")
