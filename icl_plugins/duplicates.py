@@ -32,13 +32,22 @@ def find_duplicates(
     return DuplicateReport(_groups(fingerprints), normalised, conflicting)
 
 
+def folded(text: str) -> str:
+    """Return the text in one case and one form of each character (NFKC)."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def plain_text(text: str) -> str:
+    """Return what two texts share that are the same, case and space apart."""
+    return " ".join(folded(text).split())
+
+
 def normalise(text: str) -> str:
     """Return the letters, marks and digits of ``text`` in one case; texts that have none stay as they are."""
     if text.isascii():
         return re.sub(r"[\W_]+", "", text).lower() or text
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     # marks stay: they are the vowels of many scripts
-    return "".join(c for c in folded if unicodedata.category(c)[0] in "LMN") or text
+    return "".join(c for c in folded(text) if unicodedata.category(c)[0] in "LMN") or text
 
 
 def _groups(keys: Sequence[Hashable]) -> Groups:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from icl_plugins.duplicates import folded
 from icl_plugins.errors import DataError
 from icl_plugins.examples import Pool
 from icl_plugins.prompt import Layout
@@ -159,8 +160,3 @@ def _spaced(character: str) -> bool:
 def stripped(choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return the labels that choices stand for: without the space around them, each once."""
     return tuple(dict.fromkeys(choice.strip() for choice in choices))
-
-
-def folded(text: str) -> str:
-    """Return the text in one case and one form of each character (NFKC)."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

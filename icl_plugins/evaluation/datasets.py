@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icl_plugins.duplicates import normalise
+from icl_plugins.duplicates import normalise, plain_text
 from icl_plugins.errors import DataError
 from icl_plugins.evaluation.answers import item_choices, label_choices
 from icl_plugins.evaluation.config import Config, DataConfig
-from icl_plugins.evaluation.golds import Choices, plain
+from icl_plugins.evaluation.golds import Choices
 from icl_plugins.examples import Pool
 
 
@@ -78,4 +78,4 @@ def _subset(pool: Pool, rows: list[int], data: DataConfig) -> Pool:
 def _questions(pool: Pool) -> list[set[Hashable]]:
     """Return the two ways in which each question is compared: field by field, and as `evaluate` does it."""
     values = (tuple(map(normalise, pool.template.question_values(example))) for example in pool)
-    return [{fields, plain(text)} for fields, text in zip(values, pool.questions, strict=True)]
+    return [{fields, plain_text(text)} for fields, text in zip(values, pool.questions, strict=True)]

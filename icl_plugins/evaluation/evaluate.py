@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Literal, TypedDict
 
 from icl_plugins.algorithms.checks import whole_number
+from icl_plugins.duplicates import plain_text
 from icl_plugins.errors import DataError, SettingError, TargetError
 from icl_plugins.evaluation.asking import Prompt, Query
-from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, plain, some_items, unreachable
+from icl_plugins.evaluation.golds import Choices, golds_of, labels_of, some_items, unreachable
 from icl_plugins.evaluation.metrics import Metric, as_metric
 from icl_plugins.evaluation.predicting import Predicted, choose, write
 from icl_plugins.evaluation.results import Evaluation
@@ -102,8 +103,8 @@ def _rows(prompt: Prompt, items: Pool, on_overlap: str) -> list[int]:
     """Return the rows of the items that are no demonstrations."""
     if on_overlap not in ("error", "drop"):
         raise SettingError(f"on_overlap={on_overlap!r}", expected="'error' or 'drop'", fix="pass one of them")
-    shown = {plain(question) for question in _questions(prompt)}
-    overlap = [row for row, question in enumerate(items.questions) if plain(question) in shown]
+    shown = {plain_text(question) for question in _questions(prompt)}
+    overlap = [row for row, question in enumerate(items.questions) if plain_text(question) in shown]
     if overlap and (on_overlap == "error" or len(overlap) == len(items)):
         raise DataError(
             f"{len(overlap)} items that are also demonstrations: {some_items(overlap)}",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from icl_plugins.errors import DataError, SettingError
-from icl_plugins.evaluation.answers import folded, stripped
+from icl_plugins.evaluation.answers import stripped
 from icl_plugins.evaluation.metrics import Metric
 from icl_plugins.examples import Pool
 
@@ -52,11 +52,6 @@ def golds_of(items: Pool, rows: Sequence[int], labels: Sequence[Labels], metric:
             fix="pass label_choices(pool) or item_choices(items)",
         )
     return tuple(golds)
-
-
-def plain(question: str) -> str:
-    """Return what two questions share that are the same, case and space apart."""
-    return " ".join(folded(question).split())
 
 
 def unreachable(golds: Sequence[str], labels: Sequence[Labels]) -> int:

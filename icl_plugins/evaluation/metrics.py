@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from icl_plugins.duplicates import folded
 from icl_plugins.errors import NonFiniteError, SettingError
-from icl_plugins.evaluation.answers import folded, read_number, read_text
+from icl_plugins.evaluation.answers import read_number, read_text
 
 Predictions = Sequence[str | None]
 Array = NDArray[np.float64]

@@ -15,8 +15,9 @@ from icl_plugins.errors import EstimateError, EstimateWarning, SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.selection import Selection
 from icl_plugins.selectors._common import Request
+from icl_plugins.selectors._prepare import prepare
 from icl_plugins.selectors._settings import about, check_choice, check_models, check_seed, load_proxy
-from icl_plugins.selectors._study import Anchors, Study, prepare
+from icl_plugins.selectors._study import Anchors, Study
 from icl_plugins.selectors._tokens import PromptTokens
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Study: candidates as slots in front of held-out queries, what the methods of influence work on."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,16 +15,14 @@ from icl_plugins.algorithms.slots import (
 )
 from icl_plugins.algorithms.subsets import balanced_subsets
 from icl_plugins.algorithms.typicality import label_by_label
-from icl_plugins.errors import BudgetError, DataError, NonFiniteError, TooLongError
+from icl_plugins.errors import NonFiniteError, TooLongError
 from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._common import Request, by_score
 from icl_plugins.selectors._context import context_losses
-from icl_plugins.selectors.typicality import are_classes, cheapest_rows
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.encoding import Encoded
-    from icl_plugins.proxy.lengths import OnTooLong
     from icl_plugins.proxy.model import Proxy
     from icl_plugins.proxy.slots import Slots, SlotTexts
 
@@ -59,12 +56,16 @@ class Study:
     seed: int
     arrangement: np.ndarray | None = None
 
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """The place of each of the pool's rows that is a candidate."""
+        return {row: place for place, row in enumerate(self.rows.tolist())}
+
     @property
     def allowed(self) -> np.ndarray:
         """(k, n) bool: which candidates may stand in which slot; included rows stand in the first ones."""
         allowed: np.ndarray = self.slots[:, None] == self.labels
-        places = {row: place for place, row in enumerate(self.rows.tolist())}
-        fixed = [places[row] for row in self.request.include]
+        fixed = [self.place[row] for row in self.request.include]
         allowed[:, fixed] = False
         allowed[: len(fixed)] = False
         allowed[np.arange(len(fixed)), fixed] = True
@@ -123,8 +124,7 @@ class Study:
 
     def take(self, places: Sequence[int] | np.ndarray) -> list[int]:
         """Walk a ranking of places, best first, and return those that fit every constraint."""
-        where = {row: place for place, row in enumerate(self.rows.tolist())}
-        return [where[row] for row in self.request.take(self.rows[np.asarray(places, dtype=np.int64)])]
+        return [self.place[row] for row in self.request.take(self.rows[np.asarray(places, dtype=np.int64)])]
 
     def losses(
         self, subsets: Iterable[Sequence[int] | np.ndarray], stage: str = "real subsets"
@@ -193,193 +193,3 @@ class Study:
         if self.reduced is None or self.reduced >= width:
             return None
         return johnson_lindenstrauss(width, self.reduced, seed=self.seed).astype(np.float32)
-
-
-def prepare(
-    request: Request,
-    proxy: "Proxy",
-    *,
-    queries: "int | Pool",
-    slots: int | None,
-    at_once: int | None,
-    slot_labels: bool,
-    slot_width: int | None,
-    on_too_long: "OnTooLong",
-    reduced: int | None,
-    seed: int,
-) -> Study:
-    """Hold queries out, and put the other rows of the request's pool into slots.
-
-    slots: how many, None for as many as a lawful selection has; at_once: how many stand in front of a query,
-    None for all. Raises BudgetError where too few rows are left, DataError for queries in the pool,
-    TooLongError.
-    """
-    from icl_plugins.proxy.slot_gradients import check_fit
-    from icl_plugins.proxy.slots import SlotTexts
-
-    pool = request.pool
-    order = np.array(sorted(range(len(pool)), key=lambda row: (_draw(seed, pool, row), row)), dtype=np.int64)
-    asked, held_out = _queries(request, queries, order)
-    request = _with_counts(request).without(held_out, "held out as queries, or said by one of them")
-    encoded = [one for one in proxy.encode(asked, on_too_long="error") if one is not None]
-    rows = order[~np.isin(order, request.constraints.exclude)]
-    tokens = slot_tokens(proxy, pool, rows)
-    lawful = _lawful(request, rows)
-    count = at_once or slots or len(lawful)
-    room = proxy.max_length - max(len(query.ids) for query in encoded)
-    if sum(len(tokens[row]) for row in lawful) > room:
-        raise TooLongError(
-            f"{len(lawful)} examples of {sum(len(tokens[row]) for row in lawful)} tokens in front of a query",
-            expected=f"at most {room} tokens, what the context of the proxy {proxy.name!r} leaves for them",
-            fix="lower shots, set max_tokens, or choose a proxy with a longer context",
-        )
-    width, longer = slot_fit(tokens, room // count, slot_width, on_too_long)
-    check_fit(proxy, (count, width), encoded)
-    if on_too_long == "skip":
-        request = request.without(longer, "longer than a slot")
-        rows = rows[~np.isin(rows, longer)]
-    labels, wanted = _labels(request, rows, slots, slot_labels)
-    return Study(
-        request=request,
-        proxy=proxy,
-        queries=asked,
-        encoded=encoded,
-        rows=rows,
-        labels=labels,
-        slots=wanted,
-        lengths=np.array([len(tokens[row]) for row in rows.tolist()]),
-        room=room,
-        texts=SlotTexts.of(proxy, [tokens[row] for row in rows.tolist()], width),
-        cut=len(longer) if on_too_long == "truncate" else 0,
-        reduced=reduced,
-        seed=seed,
-    )
-
-
-def _draw(seed: int, pool: Pool, row: int) -> bytes:
-    """Return what puts rows into a random order that does not depend on where they stand."""
-    return hashlib.sha256(f"{seed} {pool.row_fingerprints[row]}".encode()).digest()
-
-
-def slot_tokens(proxy: "Proxy", pool: Pool, rows: np.ndarray) -> dict[int, list[int]]:
-    """Return the tokens of some rows as they stand in a prompt."""
-    texts = [pool.texts[row] + pool.template.separator for row in rows]
-    tokens = proxy.encoder.tokenize(texts, add_special_tokens=False)
-    return {row: ids for row, (ids, _) in zip(rows.tolist(), tokens, strict=True)}
-
-
-def slot_fit(
-    tokens: dict[int, list[int]], room: int, width: int | None, on_too_long: "OnTooLong"
-) -> tuple[int, list[int]]:
-    """Return the width of slots and the rows that are longer; of at most `room` tokens where none is given.
-
-    Raises BudgetError that names these if asked to.
-    """
-    longest = max(map(len, tokens.values()))
-    width = max(1, min(longest, room)) if width is None else width
-    longer = [row for row, ids in tokens.items() if len(ids) > width]
-    if longer and (on_too_long == "error" or (on_too_long == "skip" and len(longer) == len(tokens))):
-        raise BudgetError(
-            f"{len(longer)} of {len(tokens)} examples longer than a slot, rows {longer[:5]}, up to "
-            f"{longest} tokens",
-            expected=f"at most {width} tokens",
-            fix='set slot_width, or set on_too_long to "truncate"',
-        )
-    return width, longer
-
-
-def _queries(request: Request, queries: "int | Pool", order: np.ndarray) -> tuple[Pool, list[int]]:
-    """Return the queries, and the rows that are no candidates for it: all that say what a query says.
-
-    What included rows say, what quotas need, and what fits a token budget at the cheapest, is not held out.
-    """
-    pool = request.pool
-    if isinstance(queries, Pool):
-        return queries, _apart(request, queries)
-    limits, says = request.constraints, pool.row_fingerprints
-    kept = set(request.include) | set(limits.exclude)
-    free = [row for row in order.tolist() if row not in kept]
-    needed = {says[row] for row in (*request.include, *cheapest_rows(limits, np.array(free, dtype=np.int64)))}
-    same: dict[str, list[int]] = {}
-    for row in free:
-        if says[row] not in needed:
-            same.setdefault(says[row], []).append(row)
-    counts = np.bincount(limits.groups[[*free, *request.include]], minlength=len(limits.quota_min))
-    asked: list[int] = []
-    held_out: list[int] = []
-    for rows in same.values():
-        left = counts - np.bincount(limits.groups[rows], minlength=len(counts))
-        enough = np.minimum(left, limits.quota_max).sum() >= (request.shots or 1)
-        lawful = enough and (left >= limits.quota_min).all()
-        if lawful and len(asked) < queries and len(held_out) + len(rows) <= max(1, len(pool) // 4):
-            counts = left
-            asked.append(rows[0])
-            held_out += rows
-    if not asked:
-        raise BudgetError(
-            f"{request.shots} shots and their quotas leave none of {len(pool)} examples as queries",
-            expected="at least one example more than they need",
-            fix="lower shots, pass queries of your own, or choose a method without held-out examples",
-        )
-    return pool.subset(asked), sorted(held_out)
-
-
-def _with_counts(request: Request) -> Request:
-    """Return the request with the counts of labels that its shares come to, which queries do not change."""
-    if request.quotas != "proportional":
-        return request
-    limits, labels = request.constraints, request.pool.labels
-    numbers = dict(zip(labels, limits.groups.tolist(), strict=True))
-    return replace(
-        request, quotas={label: int(limits.quota_min[number]) for label, number in numbers.items()}
-    )
-
-
-def _asked(question: str) -> str:
-    """Return a question as it is compared: whatever its case and space."""
-    return " ".join(question.split()).casefold()
-
-
-def _apart(request: Request, queries: Pool) -> list[int]:
-    """Refuse queries with another template, and those whose questions the pool has too."""
-    pool = request.pool
-    templates = [
-        (one.template.question, one.template.answer, one.template.separator) for one in (pool, queries)
-    ]
-    if templates[0] != templates[1]:
-        raise DataError(
-            f"queries with the template {templates[1]!r:.100}",
-            expected=f"that of the pool, {templates[0]!r:.100}",
-            fix="make both pools with one template",
-        )
-    left_out = set(request.constraints.exclude)
-    known = {_asked(text) for row, text in enumerate(pool.questions) if row not in left_out}
-    shared = [row for row, text in enumerate(queries.questions) if _asked(text) in known]
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(queries)} queries are in the pool too, rows {shared[:5]}",
-            expected="queries that cannot be chosen as demonstrations",
-            fix="leave them out of one of the two, or pass a number of queries to hold out",
-        )
-    return []
-
-
-def _lawful(request: Request, rows: np.ndarray) -> list[int]:
-    """Return a lawful selection in which labels come in turns, and among equals the first rows."""
-    labels = [request.pool.labels[row] for row in rows]
-    return list(request.take(rows[label_by_label(-np.arange(len(rows), dtype=float), labels)]))
-
-
-def _labels(
-    request: Request, rows: np.ndarray, slots: int | None, slot_labels: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of candidates (n,) and slots (k,) as numbers; 0 where they are free."""
-    subset = replace(request, shots=slots, max_tokens=None, quotas=None, include=())
-    lawful = _lawful(request if slots is None else subset, rows)
-    bound = request.quotas is not None or (slot_labels and are_classes(request.pool))
-    # subsets with fewer slots than there are labels could not hold some examples at all
-    if not bound or (slots is not None and len(lawful) < len(request.pool.label_counts)):
-        return np.zeros(len(rows), dtype=np.int64), np.zeros(len(lawful), dtype=np.int64)
-    numbers: dict[str, int] = {}
-    labels = np.array([numbers.setdefault(request.pool.labels[row], len(numbers)) for row in rows])
-    return labels, np.array([numbers[request.pool.labels[row]] for row in lawful])

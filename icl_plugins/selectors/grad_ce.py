@@ -14,9 +14,10 @@ from icl_plugins.examples import Pool
 from icl_plugins.progress import tell_progress
 from icl_plugins.selectors._context import context_losses
 from icl_plugins.selectors._influence import Chosen, Influence, Sets
+from icl_plugins.selectors._prepare import slot_fit, slot_tokens
 from icl_plugins.selectors._rankers import VectorReader, Vectors, using
 from icl_plugins.selectors._settings import load_proxy
-from icl_plugins.selectors._study import Anchors, Study, slot_fit, slot_tokens
+from icl_plugins.selectors._study import Anchors, Study
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.encoding import Encoded

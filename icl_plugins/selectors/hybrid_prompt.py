@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from icl_plugins.artefacts import canonical_json, fingerprint
+from icl_plugins.duplicates import plain_text
 from icl_plugins.errors import SettingError
 from icl_plugins.examples import Pool
 from icl_plugins.prompt import Layout, ManyShotPrompt
@@ -137,7 +138,7 @@ class HybridPrompt:
         ranking = ranking.astype(np.int64)
         ranking = ranking[self._open[ranking]]
         if self.leave_out_same:
-            ranking = ranking[~np.isin(ranking, self._same.get(_plain(question), ()))]
+            ranking = ranking[~np.isin(ranking, self._same.get(plain_text(question), ()))]
         _, first = np.unique(ranking, return_index=True)
         once: np.ndarray = ranking[np.sort(first)]
         return once
@@ -150,9 +151,5 @@ class HybridPrompt:
     def _same(self) -> Mapping[str, list[int]]:
         rows: dict[str, list[int]] = {}
         for row in self.rows:
-            rows.setdefault(_plain(self.pool.questions[row]), []).append(row)
+            rows.setdefault(plain_text(self.pool.questions[row]), []).append(row)
         return rows
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

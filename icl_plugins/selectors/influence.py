@@ -94,14 +94,17 @@ class GradRE(Influence):
 
     def _outcomes(self, study: Study, subsets: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the estimated outcomes (m,) of subsets, and that of the anchors."""
-        joined = None if self.anchors == "mean" or self.layout == "slots" else study.draw(self.anchors)
-        anchors = study.anchors(self.anchors) if joined is None else joined
+        if self.layout == "joined" and self.anchors != "mean":
+            around = study.draw(self.anchors)
+            if self.outcome == "accuracy":
+                return error_rates(study, around, subsets)
+            estimate, anchor = joined_table(study, around)
+            return estimate.outcomes(subsets), anchor
+        anchors = study.anchors(self.anchors)
         if self.outcome == "accuracy":
             return error_rates(study, anchors, subsets)
-        found: Any = (
-            joined_table(study, joined) if joined is not None else study.table(study.anchors(self.anchors))
-        )
-        return found[0].outcomes(subsets), found[1]
+        table, anchor = study.table(anchors)
+        return table.outcomes(subsets), anchor
 
     def _measure(self, study: Study, surrogate: "_Scored") -> tuple[EstimateQuality, Sets | None]:
         measure = real_error_rates if self.outcome == "accuracy" else Study.losses
@@ -183,13 +186,11 @@ class GradFS(Influence):
         return estimate_quality(groups), None
 
     def _choose(self, study: Study, surrogate: None, sets: Sets | None) -> Chosen:
-        where = {row: place for place, row in enumerate(study.rows.tolist())}
-
         def forward(constraints: Constraints) -> tuple[list[int], list[float]]:
-            feasible, included = Feasible(constraints), [where[row] for row in constraints.include]
+            feasible, included = Feasible(constraints), [study.place[row] for row in constraints.include]
             losses = study.losses([included[: at + 1] for at in range(len(included))], "included").tolist()
             while feasible.allowed().any():
-                places = np.array([where[row] for row in feasible.indices], dtype=np.int64)
+                places = np.array([study.place[row] for row in feasible.indices], dtype=np.int64)
                 open_ = np.flatnonzero(feasible.allowed()[study.rows])
                 of_slot = np.intersect1d(open_, self._open(study, places))
                 open_ = of_slot if len(of_slot) else open_
@@ -203,7 +204,7 @@ class GradFS(Influence):
             return feasible.indices, losses
 
         rows, losses = study.request.choose(forward, lambda found: found[0])
-        return Chosen([where[row] for row in rows], [-loss for loss in losses], losses)
+        return Chosen([study.place[row] for row in rows], [-loss for loss in losses], losses)
 
     @property
     def _ends(self) -> int:
@@ -234,8 +235,8 @@ class SlotAssignment(Influence):
     The best subset of a table is a linear assignment (within a token budget nearly the best); it is made anew
     around each subset that real losses prove better, with as many changes as these bear: of the subsets with
     at most k, k/2, ... 1 changes that the table finds best (one exactly, more nearly) the one with the least
-    real loss is taken, up to `rounds` times, until there is none. The first incumbent
-    is the best by real losses of the random sets that were measured and of the first assignment.
+    real loss is taken, up to `rounds` times, until there is none. The first incumbent is the best by real
+    losses of the random sets that were measured, the arrangement and the first assignment.
     Scores are how many nats less the estimate says than of the mean candidate of the slot.
     """
 

@@ -67,7 +67,7 @@ class Manifest:
         if size is None:
             if not any(folder.glob("shard-*")):
                 return None
-            # Whoever makes a store writes the manifest before any shard: it may have come since the first look.
+            # A store is made manifest first, then its shards: both may have come since the first look.
             size = regular_file_size(path)
             if size is None:
                 raise _corrupt(f"{path} is missing beside shards")
