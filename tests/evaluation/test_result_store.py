@@ -108,7 +108,7 @@ def test_several_writers_that_open_a_new_file_at_once_keep_all_their_answers(pat
 
 
 def test_a_new_file_can_be_opened_by_many_at_once(tmp_path):
-    # SQLite refuses at once, without waiting, to begin a log where another is about to write: one time in twenty
+    # one time in twenty SQLite refuses at once to begin a log, where another is about to write
     def open_at_once(path):
         start, failures = threading.Barrier(6), []
 
