@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from icl_plugins.selectors.random import Random
     from icl_plugins.selectors.similarity import Similarity
     from icl_plugins.selectors.typicality import Typicality
+    from icl_plugins.thinking.deep_thinking import DeepThinking
+    from icl_plugins.thinking.kv_state import KVState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BM25",
     "BestOfN",
+    "DeepThinking",
     "GradCE",
     "GradFS",
     "GradRE",
@@ -36,6 +39,7 @@ __all__ = [
     "Hybrid",
     "HybridPrompt",
     "KMeans",
+    "KVState",
     "LatentBayesian",
     "ManyShotPrompt",
     "Pool",
@@ -51,6 +55,7 @@ __all__ = [
 _HOME = {
     "BM25": "icl_plugins.selectors.bm25",
     "BestOfN": "icl_plugins.selectors.best_of_n",
+    "DeepThinking": "icl_plugins.thinking.deep_thinking",
     "GradCE": "icl_plugins.selectors.grad_ce",
     "GradFS": "icl_plugins.selectors.influence",
     "GradRE": "icl_plugins.selectors.influence",
@@ -58,6 +63,7 @@ _HOME = {
     "Hybrid": "icl_plugins.selectors.hybrid",
     "HybridPrompt": "icl_plugins.selectors.hybrid_prompt",
     "KMeans": "icl_plugins.selectors.kmeans",
+    "KVState": "icl_plugins.thinking.kv_state",
     "LatentBayesian": "icl_plugins.selectors.latent_bayesian",
     "ManyShotPrompt": "icl_plugins.prompt",
     "Pool": "icl_plugins.examples",

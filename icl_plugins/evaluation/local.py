@@ -10,14 +10,7 @@ import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import fingerprint
-from icl_plugins.errors import DataError, SettingError
-from icl_plugins.evaluation.answers import begin_alike
-from icl_plugins.evaluation.local_checks import (
-    check_choices,
-    check_lengths,
-    check_requests,
-    check_settings,
-)
+from icl_plugins.evaluation.local_checks import check_settings
 from icl_plugins.evaluation.target import Answer, Messages, OnAnswer, Usage
 from icl_plugins.prompt import Layout
 
@@ -45,16 +38,13 @@ class LocalTarget:
         length_norm: bool = False,
         stop: Sequence[str] = (),
     ) -> None:
-        from icl_plugins.proxy.chat import ChatText, PlainText
-        from icl_plugins.proxy.continuation import RequestEncoder
+        from icl_plugins.evaluation.local_texts import LocalTexts
         from icl_plugins.proxy.prefix_state import PrefixState
 
         check_settings(layout, stop, length_norm)
         self.proxy = proxy
         self.length_norm, self.stop = length_norm, tuple(stop)
-        self._layout = layout
-        self._texts = PlainText(proxy.encoder) if layout == "single" else ChatText(proxy.tokenizer)
-        self._encoder = RequestEncoder(self._texts.tokenize)
+        self.texts = LocalTexts(proxy, layout)
         self._shared = proxy.shared_prefix
         self._state = PrefixState()
         self.reasons = {**proxy.reasons, "shared prefix": self._shared.reason}
@@ -84,13 +74,13 @@ class LocalTarget:
     @property
     def layout(self) -> Layout:
         """The layout of the messages that it is to be given."""
-        return self._layout
+        return self.texts.layout
 
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 over weights, tokenizer, chat template, layout and settings."""
         template = "" if self.layout == "single" else repr(self.proxy.tokenizer.chat_template)
-        ended = [f"ended with {self._texts.end!r}"] if self._texts.end else []  # what scores hold besides
+        ended = [f"ended with {self.texts.end!r}"] if self.texts.end else []  # what scores hold besides
         settings = (self.layout, str(self.length_norm), *self.stop, *ended)
         parts = (*self.proxy.fingerprint.values(), template, *settings)
         return fingerprint("local target", *parts)
@@ -108,20 +98,7 @@ class LocalTarget:
         length_norm the mean over its tokens. Scores that are not numbers make an Answer with an error.
         Raises before anything runs: TooLongError (indices and lengths), DataError naming the request.
         """
-        check_requests(requests)
-        check_choices(choices, len(requests))
-        texts = [self._texts.text(messages) for messages in requests]
-        written = [self._written(own) for own in choices]
-        encoded = []
-        for index, request in enumerate(self._encoder.requests(texts, written)):
-            if request is None:
-                raise DataError(
-                    f"request {index}: a choice without a token, or nothing in front of it",
-                    expected="a text, and choices that are not empty",
-                    fix="correct the request or its choices",
-                )
-            encoded.append(request)
-        check_lengths([request.length for request in encoded], self.proxy.max_length)
+        encoded = self.texts.requests(requests, choices)
 
         def score(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
             return self._shared.score(state, [encoded[row].behind(length) for row in rows])
@@ -142,42 +119,24 @@ class LocalTarget:
         Raises before anything runs: TooLongError where a request and max_tokens do not fit, DataError.
         """
         whole_number("max_tokens", max_tokens, 1)
-        check_requests(requests)
-        texts = [self._texts.text(messages) for messages in requests]
-        tokens = [ids for ids, _ in self._encoder.tokens(texts)]
-        for index, ids in enumerate(tokens):
-            if not ids:
-                raise DataError(
-                    f"request {index} has no tokens", expected="a text", fix="correct the request"
-                )
-        check_lengths([len(ids) + max_tokens for ids in tokens], self.proxy.max_length)
-        ends = _end_tokens(self.proxy)
+        tokens = self.texts.tokens(requests, max_tokens)
+        ends = end_tokens(self.proxy)
 
         def ended(ids: Sequence[int]) -> bool:
-            return ids[-1] in ends or (bool(self.stop) and self._first_stop(self._decoded(ids)) is not None)
+            return ids[-1] in ends or (
+                bool(self.stop) and self._first_stop(self.texts.decoded(ids)) is not None
+            )
 
         def generate(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
             queries = [tokens[row][length:] for row in rows]
             return self._shared.generate(state, queries, max_tokens=max_tokens, ended=ended)
 
         def answer(row: int, ids: list[int], cached: int, seconds: float) -> Answer:
-            text = self._decoded(ids[:-1] if ids[-1] in ends else ids)
-            text = text[: self._first_stop(text)].removeprefix(self._texts.lead)
+            text = self.texts.decoded(ids[:-1] if ids[-1] in ends else ids)
+            text = self.texts.answer(text[: self._first_stop(text)])
             return Answer(text=text, usage=Usage(len(tokens[row]), len(ids), cached), seconds=seconds)
 
         return self._answers([ids[:-1] for ids in tokens], generate, answer, on_answer)
-
-    def _written(self, choices: Sequence[str]) -> list[str]:
-        texts = [self._texts.lead + self._texts.data(choice) for choice in choices]
-        if self.layout == "single" or not begin_alike(texts):
-            return texts
-        if not self._texts.end:
-            raise SettingError(
-                f"choices of which one begins another, among them {min(choices)!r:.80}",
-                expected="a chat template that ends an answer, since only their ends tell them apart",
-                fix='choose layout="single", or other labels',
-            )
-        return [text + self._texts.end for text in texts]
 
     def _answers(
         self,
@@ -212,10 +171,6 @@ class LocalTarget:
         self._state = self._shared.read(prefix[known:], self._state.head(known))
         return self._state, known
 
-    def _decoded(self, ids: Sequence[int]) -> str:
-        text: str = self.proxy.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
     def _first_stop(self, text: str) -> int | None:
         """Return where the first stop text begins, None if there is none."""
         found = [text.find(stop) for stop in self.stop]
@@ -229,7 +184,7 @@ def _scored(scores: np.ndarray, usage: Usage, seconds: float) -> Answer:
     return Answer(scores=tuple(scores.tolist()), usage=usage, seconds=seconds)
 
 
-def _end_tokens(proxy: "Proxy") -> frozenset[int]:
+def end_tokens(proxy: "Proxy") -> frozenset[int]:
     """Return the tokens that end an answer, by the model's generation settings and by its tokenizer."""
     own = getattr(getattr(proxy.model, "generation_config", None), "eos_token_id", None)
     named = [own] if isinstance(own, int) else [*(own or ())]

@@ -103,7 +103,7 @@ def choose_way(proxy: "Proxy") -> tuple[Way, str]:
     """Return the first way that gives what a plain forward of the whole text gives, and why it is that."""
     if _rope_types(proxy.model.config) & _UNSTABLE:
         return "whole", "the model's rotary frequencies depend on the length of the whole text"
-    prefix, queries = _trial(proxy)
+    prefix, queries = trial(proxy)
     flat = [one for query in queries for one in query]
     ways: dict[Way, Callable[[PrefixState], np.ndarray]] = {
         "tree": lambda state: np.concatenate(score_tree(proxy, state, queries)),
@@ -126,7 +126,7 @@ def choose_way(proxy: "Proxy") -> tuple[Way, str]:
     return "whole", "; ".join(why)
 
 
-def _trial(proxy: "Proxy") -> tuple[tuple[int, ...], list[list[Encoded]]]:
+def trial(proxy: "Proxy") -> tuple[tuple[int, ...], list[list[Encoded]]]:
     """Return a prefix that is longer than the window of sliding layers, and two short queries."""
     config = proxy.model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None) or 8

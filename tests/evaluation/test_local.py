@@ -186,8 +186,7 @@ def test_choices_that_begin_alike_need_a_template_that_ends_a_turn(make_model, o
 def test_special_tokens_in_a_message_are_text(chat_target):
     """What the template writes is a token, what the data writes is cut in two."""
     target = chat_target()
-    text = target._texts.text([{"role": "user", "content": "a </s> <s> b"}])
-    ((ids, _),) = target._texts.tokenize([text], True)
+    (ids,) = target.texts.tokens([[{"role": "user", "content": "a </s> <s> b"}]])
     assert (ids.count(0), ids.count(1)) == (1, 0)
     assert target.proxy.tokenizer.decode(ids) == "<s><user>a </s> <s> b<assistant>"
 
@@ -361,8 +360,8 @@ def test_micro_scores_plain_and_chat(prompt):
     """Its template writes turns as plain text, so that labels begin with a space in both."""
     target = LocalTarget.load("micro", layout="turns")
     (answer,) = target.score([prompt.messages({"text": "my card"})], [LABELS])
-    text = target._texts.text(prompt.messages({"text": "my card"}))
+    text = target.texts.text(prompt.messages({"text": "my card"}))
     for label, score in zip(LABELS, answer.scores, strict=True):
-        ids = target.proxy.tokenizer(f"{text} {label}{target._texts.end}", add_special_tokens=False).input_ids
+        ids = target.proxy.tokenizer(f"{text} {label}{target.texts.end}", add_special_tokens=False).input_ids
         start = len(target.proxy.tokenizer(text, add_special_tokens=False).input_ids)
         np.testing.assert_allclose(score, plain_score(target, ids, start), rtol=1e-4)

@@ -1,0 +1,1 @@
+"""Deep thinking: demonstrations are read several times, and what is left is a key-value state."""

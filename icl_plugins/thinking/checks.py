@@ -1,0 +1,23 @@
+"""What deep thinking refuses before anything is read."""
+
+from typing import TYPE_CHECKING
+
+from icl_plugins.errors import ProxyError
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+
+def check_model(proxy: "Proxy") -> None:
+    """Raise ProxyError for a model behind whose keys and values nothing can be read.
+
+    Shown by trying: models without a cache, or with another than keys and values, and rotary frequencies
+    that depend on the length of the whole text (dynamic NTK, longrope), so that keys do not last.
+    """
+    shared = proxy.shared_prefix
+    if shared.way == "whole":
+        raise ProxyError(
+            f"{type(proxy.model).__name__} cannot go on behind keys and values: {shared.reason}",
+            expected="a model that gives the same behind its cache as for the whole text",
+            fix="choose another model, or send the prompt as it is",
+        )

@@ -1,0 +1,150 @@
+"""How many times to read: chosen on demonstrations that are held out of the prompt, never on other data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icl_plugins.evaluation.answers import continued
+from icl_plugins.evaluation.local_texts import LocalTexts
+from icl_plugins.progress import tell_progress
+from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.thinking.prefix import begin_with, prefix_tokens
+from icl_plugins.thinking.reading import Pace, think
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What was measured on held-out demonstrations with one pace.
+
+    losses: (n, T) nats of each demonstration's answer, when it is held out and the others were read 1..T
+    times. right: (n, T) bool, whether its answer was the likeliest of all answers of the prompt; None where
+    answers are texts of their own.
+    """
+
+    pace: Pace
+    losses: np.ndarray
+    right: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The pace and the number of steps that were chosen, and why."""
+
+    pace: Pace
+    steps: int
+    reason: str
+
+
+def hold_out(
+    proxy: "Proxy",
+    prompt: ManyShotPrompt,
+    texts: LocalTexts,
+    pace: Pace,
+    *,
+    steps: int,
+    folds: int,
+    seed: int,
+) -> HeldOut:
+    """Measure every demonstration behind a state of those in the other folds (methods page A6.1).
+
+    A demonstration is never scored behind itself: it would only be copied. The folds hold equal shares of
+    each answer.
+    """
+    answers = [answer for _, answer in prompt.demonstrations]
+    labels = sorted(set(answers)) if 2 * len(set(answers)) <= len(answers) else None
+    losses = np.empty((len(answers), steps))
+    right = None if labels is None else np.empty((len(answers), steps), dtype=bool)
+    parts = list(_folds(answers, folds, seed))
+    for done, rows in enumerate(parts):
+        own = [labels or [answers[row]] for row in rows]
+        shown = _without(prompt, rows)
+        queries = [(prompt.examples[row], choices) for row, choices in zip(rows, own, strict=True)]
+        for step, scores in enumerate(_scores(proxy, shown, queries, texts, pace, steps)):
+            for row, choices, values in zip(rows, own, scores, strict=True):
+                losses[row, step] = -values[choices.index(answers[row])]
+                if right is not None:
+                    right[row, step] = choices[int(values.argmax())] == answers[row]
+        tell_progress("held-out demonstrations", done + 1, len(parts))
+    return HeldOut(pace, losses, right)
+
+
+def choose(held_out: Sequence[HeldOut]) -> Choice:
+    """Choose the fewest steps whose mean loss is within one standard error of the least.
+
+    The error is that of the paired differences to the least: what makes one demonstration harder than
+    another is in both. One step, plain in-context learning, is always among the candidates.
+    """
+    candidates = [(at, step) for at, one in enumerate(held_out) for step in range(one.losses.shape[1])]
+    mean = {(at, step): float(held_out[at].losses[:, step].mean()) for at, step in candidates}
+    least = min(candidates, key=lambda one: (mean[one], one[1]))
+
+    def near(one: tuple[int, int]) -> bool:
+        difference = held_out[one[0]].losses[:, one[1]] - held_out[least[0]].losses[:, least[1]]
+        error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.inf
+        return bool(difference.mean() <= error)
+
+    at, step = min((one for one in candidates if near(one)), key=lambda one: (one[1], mean[one]))
+    once, best = mean[(0, 0)], mean[least]
+    reason = (
+        f"held-out loss {mean[(at, step)]:.3f} nats; {once:.3f} at one step, {best:.3f} at the least"
+        f" ({least[1] + 1} steps); the fewest steps within one standard error"
+    )
+    return Choice(held_out[at].pace, step + 1, reason)
+
+
+def summary(one: HeldOut) -> Mapping[str, Any]:
+    """Return what is kept of a measurement: the curves over steps, not each demonstration."""
+    losses = one.losses
+    error = losses.std(0, ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else np.zeros(losses.shape[1])
+    return {
+        "step_size": one.pace.step_size,
+        "positions": one.pace.mode,
+        "loss": losses.mean(0).tolist(),
+        "standard_error": error.tolist(),
+        "accuracy": None if one.right is None else one.right.mean(0).tolist(),
+        "demonstrations": len(losses),
+    }
+
+
+def _scores(
+    proxy: "Proxy",
+    shown: ManyShotPrompt,
+    queries: Sequence[tuple[Mapping[str, object], Sequence[str]]],
+    texts: LocalTexts,
+    pace: Pace,
+    steps: int,
+) -> Iterator[list[np.ndarray]]:
+    """Yield, after each step, the scores of the choices of each query behind the prompt that is shown."""
+    ids = prefix_tokens(texts, shown)
+    requests = texts.requests(
+        [shown.messages(fields, texts.layout) for fields, _ in queries],
+        [continued(choices, shown.template, texts.layout) for _, choices in queries],
+    )
+    behind = [request.behind(len(ids)) for request in begin_with(ids, requests)]
+    for thought in think(proxy, ids, pace, steps):
+        found: dict[int, np.ndarray] = {}
+        for rows, values in proxy.shared_prefix.score(thought.state, behind):
+            found.update(zip(rows, values, strict=True))
+        yield [found[row] for row in range(len(queries))]
+
+
+def _folds(answers: Sequence[str], folds: int, seed: int) -> Iterator[list[int]]:
+    order = np.random.default_rng(seed).permutation(len(answers)).tolist()
+    order.sort(key=lambda row: answers[row])
+    count = min(folds, len(answers))
+    for fold in range(count):
+        yield sorted(order[fold::count])
+
+
+def _without(prompt: ManyShotPrompt, rows: Sequence[int]) -> ManyShotPrompt:
+    kept = [row for row in range(len(prompt.demonstrations)) if row not in set(rows)]
+    return replace(
+        prompt,
+        demonstrations=tuple(prompt.demonstrations[row] for row in kept),
+        examples=tuple(prompt.examples[row] for row in kept),
+    )

@@ -1,0 +1,278 @@
+"""Writing on behind a state with transformers' own generation: sampling, beams, batches of all lengths."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from icl_plugins.algorithms.checks import whole_number
+from icl_plugins.errors import ProxyError, SettingError
+from icl_plugins.evaluation.local import end_tokens as named_ends
+from icl_plugins.proxy.batching import is_out_of_memory
+from icl_plugins.proxy.forward import frozen
+from icl_plugins.proxy.prefix_state import PrefixState, read
+from icl_plugins.proxy.probe import FAILURES
+from icl_plugins.proxy.shared_prefix import trial
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+Way = Literal["shared", "views"]
+
+# Options of transformers' generate that mean the same behind a state.
+_LENGTHS = ("max_new_tokens", "min_new_tokens", "eos_token_id", "forced_eos_token_id")
+_SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+_BEAMS = ("num_beams", "num_return_sequences", "length_penalty", "early_stopping")
+_PENALTIES = (
+    *("repetition_penalty", "no_repeat_ngram_size", "exponential_decay_length_penalty", "bad_words_ids"),
+    *("sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
+    *("renormalize_logits", "remove_invalid_values"),
+)
+_OBJECTS = ("logits_processor", "stopping_criteria")
+OPTIONS = frozenset((*_LENGTHS, *_SAMPLING, *_BEAMS, *_PENALTIES, *_OBJECTS))
+_ROWS = {"cpu": 2048, "cuda": 32768}  # tokens of queries and answers that are written at a time
+
+
+class Generator:
+    """Writes behind prefixes of one model, in the way that was shown to write what the whole text gives.
+
+    way: "shared" keeps the prefix once for a batch; "views" expands it, and the model copies it.
+    padded: whether queries of several lengths may stand in one batch. reason: why. Raises ProxyError if
+    neither way gives what a plain forward gives.
+    """
+
+    def __init__(self, proxy: "Proxy") -> None:
+        self.proxy = proxy
+        self.way, self.padded, self.reason = _choose(proxy)
+
+    def write(
+        self,
+        state: PrefixState,
+        queries: Sequence[Sequence[int]],
+        options: Mapping[str, Any],
+        *,
+        ended: Callable[[list[int]], bool] | None = None,
+        seed: int = 0,
+        streamer: Any = None,
+    ) -> list[list[int]]:
+        """Return the new tokens for each query, num_return_sequences lists one behind the other for each.
+
+        ended(tokens so far): what ends an answer besides the end token. seed: of sampling; torch's random
+        state stays as it is.
+        """
+        texts = int(options.get("num_return_sequences") or 1)
+        width = max(int(options.get("num_beams") or 1), texts)
+        written: list[list[int]] = [[] for _ in range(len(queries) * texts)]
+        devices = [self.proxy.device] if self.proxy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            for rows in self._batches([len(query) for query in queries], width, options):
+                found = self._write([queries[row] for row in rows], state, options, ended, streamer)
+                for at, row in enumerate(rows):
+                    written[row * texts : (row + 1) * texts] = found[at * texts : (at + 1) * texts]
+        return written
+
+    def _batches(self, lengths: list[int], width: int, options: Mapping[str, Any]) -> Iterator[list[int]]:
+        """Yield rows that are written together, equal lengths where they must be."""
+        room = _ROWS.get(self.proxy.device.type, 8192) // width
+        batch: list[int] = []
+        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+            whole = lengths[row] + int(options.get("max_new_tokens", 0))
+            other = batch and not self.padded and lengths[batch[0]] != lengths[row]
+            if batch and (other or whole * (len(batch) + 1) > room):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _write(
+        self,
+        queries: Sequence[Sequence[int]],
+        state: PrefixState,
+        options: Mapping[str, Any],
+        ended: Callable[[list[int]], bool] | None,
+        streamer: Any,
+    ) -> list[list[int]]:
+        try:
+            output = _generate(self.proxy, self.way, state, queries, options, ended, streamer)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(queries) == 1 or streamer is not None:
+                raise
+            half = len(queries) // 2
+            halves = (queries[:half], queries[half:])
+            return [
+                tokens for part in halves for tokens in self._write(part, state, options, ended, streamer)
+            ]
+        ends = frozenset(end_tokens(self.proxy, options))
+        return [_until(row, ends) for row in output[:, max(map(len, queries)) :].tolist()]
+
+
+def check_options(options: Mapping[str, Any], *, streamed: bool = False) -> dict[str, Any]:
+    """Return the options; raises SettingError for one that cannot be, or that means another thing here."""
+    for name in sorted(options.keys() - OPTIONS):
+        raise SettingError(
+            f"the option {name!r}",
+            expected=f"options that hold behind a state: {', '.join(sorted(OPTIONS))}",
+            fix="leave it out" if name != "max_length" else "pass max_new_tokens",
+        )
+    whole_number("max_new_tokens", options.get("max_new_tokens"), 1)
+    for name in ("num_beams", "num_return_sequences"):
+        if whole_number(name, options.get(name, 1), 1) > 1 and streamed:
+            raise SettingError(f"{name}={options[name]} for a stream", expected="1", fix="use generate")
+    given = {name: value for name, value in options.items() if name not in _OBJECTS}
+    try:
+        _settings(given).validate(strict=True)
+    except (ValueError, TypeError) as error:
+        raise SettingError(
+            f"options that transformers refuses: {error}"[:400],
+            expected="options that go together",
+            fix="correct or leave out what it names",
+        ) from error
+    return dict(options)
+
+
+_generators: "WeakKeyDictionary[Proxy, Generator]" = WeakKeyDictionary()
+
+
+def generator_of(proxy: "Proxy") -> Generator:
+    """Return the generator of a proxy, which is tried once."""
+    if proxy not in _generators:
+        _generators[proxy] = Generator(proxy)
+    return _generators[proxy]
+
+
+def _generate(
+    proxy: "Proxy",
+    way: Way,
+    state: PrefixState,
+    queries: Sequence[Sequence[int]],
+    options: Mapping[str, Any],
+    ended: Callable[[list[int]], bool] | None = None,
+    streamer: Any = None,
+) -> Any:
+    """Return what transformers' generate does; queries are padded on the left."""
+    longest = max(map(len, queries))
+    padding = [longest - len(query) for query in queries]
+    ids = torch.tensor([[0] * pad + list(query) for pad, query in zip(padding, queries, strict=True)])
+    mask = torch.ones(len(queries), state.slots + longest, dtype=torch.long)
+    for row, pad in enumerate(padding):
+        mask[row, state.slots : state.slots + pad] = 0
+    given = {name: value for name, value in options.items() if name not in _OBJECTS}
+    ends = end_tokens(proxy, options)
+    ended_by = {"eos_token_id": ends or None, "pad_token_id": ends[0] if ends else 0}
+    settings = _settings({"do_sample": False, **given, **ended_by})
+    objects = {name: options[name] for name in _OBJECTS if name in options}
+    if ended is not None:
+        objects["stopping_criteria"] = [*objects.get("stopping_criteria", ()), _Ended(longest, ended)]
+    copies = max(settings.num_beams or 1, settings.num_return_sequences or 1) * len(queries)
+    model = proxy.model
+    with frozen(model), torch.no_grad(), _bare(model), _cache(model, way, state, copies) as cache:
+        return model.generate(
+            ids.to(proxy.device),
+            attention_mask=mask.to(proxy.device),
+            past_key_values=cache,
+            generation_config=settings,
+            streamer=streamer,
+            **objects,
+        )
+
+
+@contextmanager
+def _cache(model: Any, way: Way, state: PrefixState, size: int) -> Iterator[Any]:
+    if way == "views":
+        yield state.cache(size)
+        return
+    from icl_plugins.thinking.prefix_attention import sharing
+
+    with sharing(model, state) as cache:
+        yield cache
+
+
+def _settings(options: Mapping[str, Any]) -> Any:
+    from transformers import GenerationConfig
+
+    kind: Any = GenerationConfig
+    return kind(**options)
+
+
+@contextmanager
+def _bare(model: Any) -> Iterator[None]:
+    """Leave out what the model's folder says of generation: its caches, penalties and lengths."""
+    own = model.generation_config
+    try:
+        model.generation_config = _settings({})
+        yield
+    finally:
+        model.generation_config = own
+
+
+def end_tokens(proxy: "Proxy", options: Mapping[str, Any]) -> list[int]:
+    """Return the tokens that end an answer: those asked for, else the model's and the tokenizer's."""
+    asked = options.get("eos_token_id")
+    if asked is not None:
+        return [asked] if isinstance(asked, int) else list(asked)
+    return sorted(named_ends(proxy))
+
+
+class _Ended:
+    """Tells transformers which rows a stop text has ended."""
+
+    def __init__(self, start: int, ended: Callable[[list[int]], bool]) -> None:
+        self._start, self._ended = start, ended
+
+    def __call__(self, ids: Tensor, scores: Any, **others: Any) -> Tensor:
+        """Return (B,) bool."""
+        done = [self._ended(row[self._start :]) for row in ids.tolist()]
+        return torch.tensor(done, device=ids.device)
+
+
+def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the tokens up to the first that ends them, with it; what follows is padding."""
+    stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+    return tokens[: stop + 1]
+
+
+def _choose(proxy: "Proxy") -> tuple[Way, bool, str]:
+    """Return the first way that gives a plain forward's logits, whether rows may be padded, and why."""
+    prefix, queries = trial(proxy)
+    texts = [query[0].ids for query in queries]
+    state = read(proxy, prefix, PrefixState())
+    with frozen(proxy.model), torch.no_grad():
+        whole = [torch.tensor([[*prefix, *text]], device=proxy.device) for text in texts]
+        expected = torch.cat([proxy.model(input_ids=ids, use_cache=False).logits[:, -1] for ids in whole])
+    options = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+    tolerance = 4 * max(torch.finfo(kind).eps for kind in (proxy.dtype, torch.float32)) ** 0.5
+    why = []
+    ways: tuple[Way, ...] = ("shared", "views")
+    for way in ways:
+        for padded, batches in ((True, [texts]), (False, [[text] for text in texts])):
+            try:
+                found = [_generate(proxy, way, state, batch, options).logits[0] for batch in batches]
+            except FAILURES as error:
+                if is_out_of_memory(error):
+                    raise
+                why.append(f"{way}: {type(error).__name__}: {error}"[:160])
+                break
+            wrong = float((torch.cat(found) - expected).abs().max())
+            if wrong <= tolerance:
+                rows = "" if padded else ", queries of one length at a time"
+                return way, padded, "; ".join([*why, f"{way}: the logits of a plain forward{rows}"])
+            why.append(f"{way}{', padded' * padded}: logits differ by {wrong:.2g}")
+    raise ProxyError(
+        f"{type(proxy.model).__name__} cannot write behind a state: {'; '.join(why)}",
+        expected="a model whose cache may be given to generate",
+        fix="use score, or another model",
+    )

@@ -1,0 +1,83 @@
+"""Reading the demonstrations again and again: one forward for each step, in front of all that was kept."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icl_plugins.errors import TooLongError
+from icl_plugins.progress import tell_progress
+from icl_plugins.proxy.prefix_state import PrefixState, read
+from icl_plugins.thinking.positions import Mode, Move
+from icl_plugins.thinking.recursion import KeysAndValues, Memory
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+
+
+@dataclass(frozen=True, eq=False)
+class Thought:
+    """The state after a step, its tensors those of the recursion: they change when the next step is taken.
+
+    step: 1 is plain in-context learning. state: in the model's precision. precise: in float32 at least.
+    norms: (layers, 2) how far keys and values were from the new reading, None at step 1.
+    """
+
+    step: int
+    state: PrefixState
+    precise: KeysAndValues
+    norms: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the state moves; move: what brings keys back to where they were first read, or None."""
+
+    step_size: float
+    momentum: float
+    mode: Mode
+    move: Move | None = None
+
+
+def think(proxy: "Proxy", ids: Sequence[int], pace: Pace, steps: int) -> Iterator[Thought]:
+    """Yield the state after 1, 2, ... `steps` readings (arXiv 2305.13016, section 3; T is `steps`).
+
+    At every reading after the first each token sees all L tokens of the history and those of the new reading
+    up to itself, in all layers at once. Raises TooLongError where the prompt is longer than the context,
+    NonFiniteError, ProxyError if one token does not fit into memory.
+    """
+    if len(ids) >= proxy.max_length:
+        raise TooLongError(
+            f"a prompt of {len(ids)} tokens",
+            expected=f"fewer than the {proxy.max_length} tokens of the model's context",
+            fix="take fewer demonstrations, or choose a model with a longer context",
+        )
+    ids = tuple(ids)
+    first = read(proxy, ids, PrefixState())
+    memory = Memory.of(first.layers)
+    yield Thought(1, first, memory.history)
+    del first
+    for step in range(2, steps + 1):
+        norms = memory.advance(reread(proxy, ids, memory.history, pace), pace.step_size, pace.momentum)
+        tell_progress("thinking", step, steps)
+        yield Thought(step, in_precision(proxy, ids, memory.history), memory.history, norms)
+
+
+def reread(proxy: "Proxy", ids: tuple[int, ...], history: KeysAndValues, pace: Pace) -> KeysAndValues:
+    """Return the keys and values (1, heads, L, d) that the tokens have when read behind the history."""
+    past = in_precision(proxy, ids, history)
+    start = 0 if pace.mode == "overlap" else len(ids)
+    both = read(proxy, ids, PrefixState(ids, past.layers, start))
+    present = []
+    for layer, (keys, values) in enumerate(both.layers):
+        new = keys[:, :, len(ids) :]
+        moved = new if pace.move is None else pace.move(new, layer, -len(ids))
+        present.append((moved, values[:, :, len(ids) :]))
+    return present
+
+
+def in_precision(proxy: "Proxy", ids: tuple[int, ...], layers: KeysAndValues) -> PrefixState:
+    """Return the state that queries stand behind, in the precision of the model."""
+    kept = tuple((keys.to(proxy.dtype), values.to(proxy.dtype)) for keys, values in layers)
+    return PrefixState(ids, kept, len(ids))

@@ -1,0 +1,137 @@
+"""A state in a folder: its tensors, its prompt, and what they were made from."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from icl_plugins.artefacts import atomic_write, canonical_json
+from icl_plugins.errors import ArtefactError, DataError
+from icl_plugins.prompt import Layout, ManyShotPrompt
+from icl_plugins.proxy.prefix_state import Layers
+from icl_plugins.selectors._settings import load_proxy
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.thinking.kv_state import KVState
+
+TENSORS, PROMPT, STATE = "state.safetensors", "prompt.json", "state.json"
+
+_KIND = "icl_plugins.KVState"
+_SCHEMA = 1
+
+
+def save(state: "KVState", folder: Path) -> None:
+    """Write the folder; state.json comes last and holds the checksums of the other two files."""
+    from safetensors.torch import save as to_bytes
+
+    tensors = {}
+    for layer, (keys, values) in enumerate(state.layers):
+        tensors[f"layers.{layer}.key"] = keys.cpu().contiguous()
+        tensors[f"layers.{layer}.value"] = values.cpu().contiguous()
+    data = to_bytes(tensors, metadata={"kind": _KIND, "fingerprint": state.fingerprint})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot make {str(folder)!r}: {error.strerror or error}",
+            expected="a folder that can be written",
+            fix="choose another path",
+        ) from error
+    atomic_write(folder / TENSORS, data)
+    state.prompt.save(folder / PROMPT)
+    body = {
+        "kind": _KIND,
+        "schema": _SCHEMA,
+        "fingerprint": state.fingerprint,
+        "model": {"name": state.proxy.name, **state.proxy.fingerprint},
+        "dtype": str(state.proxy.dtype).removeprefix("torch."),
+        "layout": state.layout,
+        "ids": list(state.ids),
+        "thinking": state.thinking,
+        "tensors": hashlib.sha256(data).hexdigest(),
+        "prompt": state.prompt.fingerprint,
+    }
+    checksum = _checksum(body)
+    atomic_write(folder / STATE, canonical_json({**body, "checksum": checksum}, indent=1) + "\n")
+
+
+def load(
+    folder: Path, model: "str | Path | Proxy"
+) -> "tuple[Proxy, ManyShotPrompt, Layout, tuple[int, ...], Layers, dict[str, Any]]":
+    """Return the fields of a KVState, its tensors on the model's device."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    body = describe(folder)
+    prompt = ManyShotPrompt.load(folder / PROMPT)
+    if prompt.fingerprint != body["prompt"]:
+        _damaged(folder, "its prompt is another")
+    proxy = load_proxy(str(model) if isinstance(model, Path) else model)
+    _check_model(folder, proxy, body)
+    try:
+        data = (folder / TENSORS).read_bytes()
+        tensors = from_bytes(data)
+    except (OSError, SafetensorError) as error:
+        _damaged(folder, f"{TENSORS}: {error}", error)
+    if hashlib.sha256(data).hexdigest() != body["tensors"]:
+        _damaged(folder, f"{TENSORS} is not what was saved")
+    layers = tuple(
+        (tensors[f"layers.{at}.key"].to(proxy.device), tensors[f"layers.{at}.value"].to(proxy.device))
+        for at in range(len(tensors) // 2)
+    )
+    return proxy, prompt, body["layout"], tuple(body["ids"]), layers, body["thinking"]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what a saved state says of itself, without its tensors; raises ArtefactError."""
+    try:
+        body = json.loads((folder / STATE).read_bytes().decode("utf-8"))
+        kind, schema = body["kind"], body["schema"]
+        checksum = body.pop("checksum", None)
+        intact = checksum == _checksum(body)
+    except OSError as error:
+        raise ArtefactError(
+            f"{str(folder)!r} holds no state: {error.strerror or error}",
+            expected=f"a folder as KVState.save wrote it, with {STATE}",
+            fix="check the path, or make the state with: icl-plugins think",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as error:
+        _damaged(folder, f"{STATE}: {type(error).__name__}: {error}", error)
+    if kind != _KIND:
+        _damaged(folder, f"it is of another kind: {kind!r:.80}")
+    if type(schema) is int and schema > _SCHEMA:
+        raise ArtefactError(
+            f"{str(folder)!r} has schema version {schema}",
+            expected=f"at most {_SCHEMA}",
+            fix="upgrade icl-plugins to read it",
+        )
+    if schema != _SCHEMA or not intact:
+        _damaged(folder, f"{STATE} was edited: its checksum does not match its content")
+    return dict(body)
+
+
+def _check_model(folder: Path, proxy: "Proxy", body: dict[str, Any]) -> None:
+    made = body["model"]
+    other = [part for part, value in proxy.fingerprint.items() if made[part] != value]
+    if other:
+        dtype = str(proxy.dtype).removeprefix("torch.")
+        loaded = f", loaded as {dtype}, not {body['dtype']}" if dtype != body["dtype"] else ""
+        raise ArtefactError(
+            f"{str(folder)!r} is the state of another model: {' and '.join(other)} of {made['name']!r}"
+            f" are not those of {proxy.name!r}{loaded}",
+            expected="the model, tokenizer and dtype that it was made with",
+            fix=f"load {made['name']!r} with dtype={body['dtype']!r}, or make the state again",
+        )
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _damaged(folder: Path, what: str, cause: Exception | None = None) -> NoReturn:
+    raise ArtefactError(
+        f"{str(folder)!r} is damaged: {what}",
+        expected="a folder as KVState.save wrote it",
+        fix="restore it, or make the state again from its prompt",
+    ) from cause
