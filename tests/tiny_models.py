@@ -34,6 +34,12 @@ ARCHITECTURES = {
     "bloom": {},
     "cohere": {"logit_scale": 0.5},
 }
+FAMILIES = {
+    **ARCHITECTURES,
+    "phi3": {"pad_token_id": 0},
+    "gptj": {"rotary_dim": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
+}
 
 
 def tiny_model(architecture="llama", seed=0, **overrides):
@@ -41,7 +47,7 @@ def tiny_model(architecture="llama", seed=0, **overrides):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(architecture, **{**SIZES, **ARCHITECTURES[architecture], **overrides})
+    config = AutoConfig.for_model(architecture, **{**SIZES, **FAMILIES[architecture], **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config)

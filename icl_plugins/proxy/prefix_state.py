@@ -74,7 +74,7 @@ def read(proxy: "Proxy", ids: Sequence[int], behind: PrefixState) -> PrefixState
                 raise
             chunk = len(part) // 2
             continue
-        if not all(type(layer) is DynamicLayer for layer in layers):
+        if not layers or not all(type(layer) is DynamicLayer for layer in layers):
             raise NotImplementedError("the model keeps something else than keys and values")
         kept = tuple((layer.keys, layer.values) for layer in layers)
         state = PrefixState(state.ids + part, kept, state.position + len(part))

@@ -42,22 +42,23 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_models(selector: Any) -> None:
-    """Raise SettingError unless the fields `proxy` and `tokenizer` hold names, a loaded proxy, or None.
+    """Raise SettingError unless the fields `proxy`, `model`, `tokenizer` hold names, a loaded proxy, or None.
 
     A folder given as a Path becomes its text.
     """
-    for name in ("proxy", "tokenizer"):
+    for name in ("proxy", "model", "tokenizer"):
         value = getattr(selector, name, None)
         if isinstance(value, Path):
             value = str(value)
             object.__setattr__(selector, name, value)
         named = isinstance(value, str) and bool(value)
-        loaded = hasattr(value, "count_tokens" if name == "proxy" else "total")
+        loaded = hasattr(value, "total" if name == "tokenizer" else "count_tokens")
         default = getattr(type(selector), name, None)
         if not (named or loaded or value is default):
             raise SettingError(
                 f"{name}={value!r}",
-                expected='"micro", a folder or a Hugging Face id' + ", or a loaded Proxy" * (name == "proxy"),
+                expected='"micro", a folder or a Hugging Face id'
+                + ", or a loaded Proxy" * (name != "tokenizer"),
                 fix=f"pass one of them as {name}",
             )
 

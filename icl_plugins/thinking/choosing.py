@@ -16,6 +16,8 @@ from icl_plugins.thinking.reading import Pace, think
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
+_ROUNDING = 1e-9  # nats; ties go to fewer steps
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
@@ -64,7 +66,7 @@ def hold_out(
         own = [labels or [answers[row]] for row in rows]
         shown = _without(prompt, rows)
         queries = [(prompt.examples[row], choices) for row, choices in zip(rows, own, strict=True)]
-        for step, scores in enumerate(_scores(proxy, shown, queries, texts, pace, steps)):
+        for step, scores in enumerate(scores_by_step(proxy, shown, queries, texts, pace, steps)):
             for row, choices, values in zip(rows, own, scores, strict=True):
                 losses[row, step] = -values[choices.index(answers[row])]
                 if right is not None:
@@ -86,7 +88,7 @@ def choose(held_out: Sequence[HeldOut]) -> Choice:
     def near(one: tuple[int, int]) -> bool:
         difference = held_out[one[0]].losses[:, one[1]] - held_out[least[0]].losses[:, least[1]]
         error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.inf
-        return bool(difference.mean() <= error)
+        return bool(difference.mean() <= error + _ROUNDING)
 
     at, step = min((one for one in candidates if near(one)), key=lambda one: (one[1], mean[one]))
     once, best = mean[(0, 0)], mean[least]
@@ -111,7 +113,7 @@ def summary(one: HeldOut) -> Mapping[str, Any]:
     }
 
 
-def _scores(
+def scores_by_step(
     proxy: "Proxy",
     shown: ManyShotPrompt,
     queries: Sequence[tuple[Mapping[str, object], Sequence[str]]],

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
 from icl_plugins.prompt import Layout, ManyShotPrompt
-from icl_plugins.selectors._settings import check_choice, check_real, check_seed, load_proxy
+from icl_plugins.selectors._settings import check_choice, check_models, check_real, check_seed, load_proxy
 
 if TYPE_CHECKING:
     from icl_plugins.evaluation.local_texts import LocalTexts
@@ -33,7 +32,7 @@ class DeepThinking:
     Raises SettingError for values that cannot be.
     """
 
-    model: "str | Path | Proxy" = "micro"
+    model: "str | Proxy" = "micro"
     steps: int | Literal["auto"] = "auto"
     step_size: float | tuple[float, ...] = 0.01
     momentum: float = 0.9
@@ -45,6 +44,7 @@ class DeepThinking:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
+        check_models(self)
         if self.steps != "auto":
             whole_number("steps", self.steps, 1)
         for size in _all(self.step_size):
@@ -61,7 +61,7 @@ class DeepThinking:
                 raise SettingError(f"{name}=()", expected="one value at least", fix=f"leave {name} out")
 
     @classmethod
-    def paper(cls, model: "str | Path | Proxy" = "micro", steps: int = 15) -> Self:
+    def paper(cls, model: "str | Proxy" = "micro", steps: int = 15) -> Self:
         """Return the published settings: step size 0.01, momentum 0.9, the positions of the published code.
 
         The paper takes, of 1..15 steps, those that are best on the evaluation set itself: see
@@ -81,7 +81,7 @@ class DeepThinking:
         from icl_plugins.thinking.prefix import prefix_tokens
         from icl_plugins.thinking.reading import think
 
-        proxy = load_proxy(str(self.model) if isinstance(self.model, Path) else self.model)
+        proxy = load_proxy(self.model)
         check_model(proxy)
         texts = LocalTexts(proxy, self.layout)
         ids = prefix_tokens(texts, prompt)

@@ -2,60 +2,42 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.errors import ProxyError, SettingError
-from icl_plugins.evaluation.local import end_tokens as named_ends
+from icl_plugins.errors import ProxyError
 from icl_plugins.proxy.batching import is_out_of_memory
 from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.proxy.probe import FAILURES
 from icl_plugins.proxy.shared_prefix import trial
+from icl_plugins.thinking.options import OBJECTS, end_tokens, generation_config
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
-Way = Literal["shared", "views"]
+Way = Literal["shared", "views", "none"]
 
-# Options of transformers' generate that mean the same behind a state.
-_LENGTHS = ("max_new_tokens", "min_new_tokens", "eos_token_id", "forced_eos_token_id")
-_SAMPLING = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
-_BEAMS = ("num_beams", "num_return_sequences", "length_penalty", "early_stopping")
-_PENALTIES = (
-    *("repetition_penalty", "no_repeat_ngram_size", "exponential_decay_length_penalty", "bad_words_ids"),
-    *("sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
-    *("renormalize_logits", "remove_invalid_values"),
-)
-_OBJECTS = ("logits_processor", "stopping_criteria")
-OPTIONS = frozenset((*_LENGTHS, *_SAMPLING, *_BEAMS, *_PENALTIES, *_OBJECTS))
 _ROWS = {"cpu": 2048, "cuda": 32768}  # tokens of queries and answers that are written at a time
 
 
+@dataclass(frozen=True)
 class Generator:
     """Writes behind prefixes of one model, in the way that was shown to write what the whole text gives.
 
     way: "shared" keeps the prefix once for a batch; "views" expands it, and the model copies it.
-    padded: whether queries of several lengths may stand in one batch. reason: why. Raises ProxyError if
-    neither way gives what a plain forward gives.
+    "none": neither gives what a plain forward gives, and `write` raises ProxyError. padded: whether queries
+    of several lengths may stand in one batch. reason: why.
     """
 
-    def __init__(self, proxy: "Proxy") -> None:
-        self.proxy = proxy
-        self.way, self.padded, self.reason = _choose(proxy)
+    proxy: "Proxy"
+    way: Way
+    padded: bool
+    reason: str
 
     def write(
         self,
@@ -72,6 +54,12 @@ class Generator:
         ended(tokens so far): what ends an answer besides the end token. seed: of sampling; torch's random
         state stays as it is.
         """
+        if self.way == "none":
+            raise ProxyError(
+                f"{type(self.proxy.model).__name__} cannot write behind a state: {self.reason}",
+                expected="a model whose cache may be given to generate",
+                fix="use score, or another model",
+            )
         texts = int(options.get("num_return_sequences") or 1)
         width = max(int(options.get("num_beams") or 1), texts)
         written: list[list[int]] = [[] for _ in range(len(queries) * texts)]
@@ -120,38 +108,15 @@ class Generator:
         return [_until(row, ends) for row in output[:, max(map(len, queries)) :].tolist()]
 
 
-def check_options(options: Mapping[str, Any], *, streamed: bool = False) -> dict[str, Any]:
-    """Return the options; raises SettingError for one that cannot be, or that means another thing here."""
-    for name in sorted(options.keys() - OPTIONS):
-        raise SettingError(
-            f"the option {name!r}",
-            expected=f"options that hold behind a state: {', '.join(sorted(OPTIONS))}",
-            fix="leave it out" if name != "max_length" else "pass max_new_tokens",
-        )
-    whole_number("max_new_tokens", options.get("max_new_tokens"), 1)
-    for name in ("num_beams", "num_return_sequences"):
-        if whole_number(name, options.get(name, 1), 1) > 1 and streamed:
-            raise SettingError(f"{name}={options[name]} for a stream", expected="1", fix="use generate")
-    given = {name: value for name, value in options.items() if name not in _OBJECTS}
-    try:
-        _settings(given).validate(strict=True)
-    except (ValueError, TypeError) as error:
-        raise SettingError(
-            f"options that transformers refuses: {error}"[:400],
-            expected="options that go together",
-            fix="correct or leave out what it names",
-        ) from error
-    return dict(options)
-
-
-_generators: "WeakKeyDictionary[Proxy, Generator]" = WeakKeyDictionary()
+# What was tried of a model; the model itself is not kept alive.
+_tried: "WeakKeyDictionary[Any, tuple[Way, bool, str]]" = WeakKeyDictionary()
 
 
 def generator_of(proxy: "Proxy") -> Generator:
-    """Return the generator of a proxy, which is tried once."""
-    if proxy not in _generators:
-        _generators[proxy] = Generator(proxy)
-    return _generators[proxy]
+    """Return the generator of a proxy; what its model can do is tried once."""
+    if proxy.model not in _tried:
+        _tried[proxy.model] = _choose(proxy)
+    return Generator(proxy, *_tried[proxy.model])
 
 
 def _generate(
@@ -170,11 +135,11 @@ def _generate(
     mask = torch.ones(len(queries), state.slots + longest, dtype=torch.long)
     for row, pad in enumerate(padding):
         mask[row, state.slots : state.slots + pad] = 0
-    given = {name: value for name, value in options.items() if name not in _OBJECTS}
+    given = {name: value for name, value in options.items() if name not in OBJECTS}
     ends = end_tokens(proxy, options)
     ended_by = {"eos_token_id": ends or None, "pad_token_id": ends[0] if ends else 0}
-    settings = _settings({"do_sample": False, **given, **ended_by})
-    objects = {name: options[name] for name in _OBJECTS if name in options}
+    settings = generation_config({"do_sample": False, **given, **ended_by})
+    objects = {name: options[name] for name in OBJECTS if name in options}
     if ended is not None:
         objects["stopping_criteria"] = [*objects.get("stopping_criteria", ()), _Ended(longest, ended)]
     copies = max(settings.num_beams or 1, settings.num_return_sequences or 1) * len(queries)
@@ -195,17 +160,10 @@ def _cache(model: Any, way: Way, state: PrefixState, size: int) -> Iterator[Any]
     if way == "views":
         yield state.cache(size)
         return
-    from icl_plugins.thinking.prefix_attention import sharing
+    from icl_plugins.thinking.shared_cache import sharing
 
     with sharing(model, state) as cache:
         yield cache
-
-
-def _settings(options: Mapping[str, Any]) -> Any:
-    from transformers import GenerationConfig
-
-    kind: Any = GenerationConfig
-    return kind(**options)
 
 
 @contextmanager
@@ -213,18 +171,10 @@ def _bare(model: Any) -> Iterator[None]:
     """Leave out what the model's folder says of generation: its caches, penalties and lengths."""
     own = model.generation_config
     try:
-        model.generation_config = _settings({})
+        model.generation_config = generation_config({})
         yield
     finally:
         model.generation_config = own
-
-
-def end_tokens(proxy: "Proxy", options: Mapping[str, Any]) -> list[int]:
-    """Return the tokens that end an answer: those asked for, else the model's and the tokenizer's."""
-    asked = options.get("eos_token_id")
-    if asked is not None:
-        return [asked] if isinstance(asked, int) else list(asked)
-    return sorted(named_ends(proxy))
 
 
 class _Ended:
@@ -271,8 +221,4 @@ def _choose(proxy: "Proxy") -> tuple[Way, bool, str]:
                 rows = "" if padded else ", queries of one length at a time"
                 return way, padded, "; ".join([*why, f"{way}: the logits of a plain forward{rows}"])
             why.append(f"{way}{', padded' * padded}: logits differ by {wrong:.2g}")
-    raise ProxyError(
-        f"{type(proxy.model).__name__} cannot write behind a state: {'; '.join(why)}",
-        expected="a model whose cache may be given to generate",
-        fix="use score, or another model",
-    )
+    return "none", False, "; ".join(why)

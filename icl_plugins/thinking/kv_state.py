@@ -16,8 +16,9 @@ from icl_plugins.evaluation.local_checks import check_settings
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.proxy.prefix_state import Layers, PrefixState
-from icl_plugins.thinking.generating import check_options, generator_of
+from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.locking import lock_of
+from icl_plugins.thinking.options import check_options
 from icl_plugins.thinking.reading import in_precision
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.target import StateTarget
@@ -99,7 +100,7 @@ class KVState:
 
         stop: texts at which answers end, no part of them; None is the template's separator in layout
         "single". seed: of sampling. options: those of transformers' generate that hold behind a state
-        (thinking.generating.OPTIONS); with num_return_sequences its texts stand one behind the other for each
+        (thinking.options.OPTIONS); with num_return_sequences its texts stand one behind the other for each
         query. Penalties of repetition see the query and the answer, not the demonstrations.
 
         Raises SettingError for other options, TooLongError where a query and max_new_tokens do not fit.

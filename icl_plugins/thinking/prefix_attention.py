@@ -1,125 +1,97 @@
 """Attention over a prefix that is there once for a whole batch, merged with that over what each row adds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from icl_plugins.proxy.prefix_state import PrefixState
 
-_NAME = "icl_plugins_shared_prefix"
-# Attention scores over the prefix that are in memory at a time: 64 MiB in float32.
+# Attention scores that are in memory at a time where no kernel does without them: 64 MiB in float32.
 _SCORES = 2**24
-
-_prefix: ContextVar[PrefixState] = ContextVar("icl_plugins_prefix")
-
-
-class SuffixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer of a cache that holds what stands behind a prefix, and counts as if it held both."""
-
-    def __init__(self, before: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.before = before
-
-    @property
-    def own(self) -> int:
-        """How many tokens it holds."""
-        keys: Any = self.keys
-        return int(keys.shape[-2]) if self.is_initialized and keys.numel() else 0
-
-    def get_seq_length(self) -> int:
-        """Return the tokens of prefix and suffix: where the next token stands."""
-        return self.before + self.own
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return for how many keys a mask is wanted, and where the first of them stands."""
-        return self.own + query_length, self.before
-
-
-@contextmanager
-def sharing(model: Any, state: PrefixState) -> Iterator[Any]:
-    """Let the model attend to the state's keys and values without a copy for each row; yield an empty cache.
-
-    For models whose attention goes through transformers' AttentionInterface, windows and soft-capping
-    included; raises NotImplementedError for others. The model's own attention is back afterwards. Whether it
-    works on a model is to be tried: see generating.
-    """
-    if not getattr(model, "_supports_attention_backend", False):
-        raise NotImplementedError("an attention of its own")
-    AttentionInterface.register(_NAME, prefix_attention)
-    AttentionMaskInterface.register(_NAME, eager_mask)
-    before = model.config._attn_implementation
-    token = _prefix.set(state)
-    try:
-        model.set_attn_implementation(_NAME)
-        yield Cache(layers=[SuffixLayer(state.slots) for _ in state.layers])
-    finally:
-        _prefix.reset(token)
-        model.set_attn_implementation(before)
 
 
 def prefix_attention(
+    state: PrefixState,
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Return (B, Q, H, d) the attention of (B, H, Q, d) queries over the prefix and (B, h, S, d) keys.
+    """Return (B, Q, H, d): (B, H, Q, d) queries over the state's prefix and their own (B, h, S, d) keys.
 
-    With o, l the output and the log of the sum of exponentials of each part, the whole is
-    (o1 exp(l1) + o2 exp(l2)) / (exp(l1) + exp(l2)). Raises NotImplementedError for attention with sinks.
+    attention_mask: (B, 1, Q, S) bool, None where the last Q of S tokens are all that is hidden from earlier
+    ones. With o, m the output and the log of the sum of exponentials of each part, the whole is
+    (o1 exp(m1) + o2 exp(m2)) / (exp(m1) + exp(m2)). Raises NotImplementedError for attention with sinks.
     """
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise NotImplementedError("attention with sinks or with a bias of its own")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    heads, new = key.shape[1], query.shape[2]
-    batch, _, _, size = query.shape
-    grouped = (query * scaling).reshape(batch, heads, -1, new, size)  # (B, h, G, Q, d)
+    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    batch, total, new, size = query.shape
+    heads = key.shape[1]
 
-    own = _capped(torch.einsum("bhgqd,bhsd->bhgqs", grouped, key), softcap)
-    own = own + attention_mask[:, :, None].float()
-    behind, behind_mass = _attended(own, value[:, :, None])
+    key, value = (part.repeat_interleave(total // heads, 1) for part in (key, value))
+    causal = attention_mask is None and new > 1
+    behind, behind_mass = attended(query, key, value, attention_mask, causal=causal, softcap=softcap)
 
-    keys, values = (part[0] for part in _prefix.get().layers[module.layer_idx])
-    slots = keys.shape[-2] + torch.arange(key.shape[2] - new, key.shape[2], device=key.device)
-    rows = grouped.transpose(0, 1).flatten(1, 3)  # (h, B * G * Q, d)
-    front, mass = torch.empty_like(rows, dtype=torch.float32), rows.new_empty(rows.shape[:2]).float()
-    places = slots.repeat(rows.shape[1] // new)
-    step = max(1, _SCORES // (heads * keys.shape[-2]))
-    for at in range(0, rows.shape[1], step):
+    # the rows of a batch, and the heads that share keys, stand below each other: the prefix is never copied
+    rows = query.reshape(batch, heads, -1, new, size).transpose(0, 1).reshape(1, heads, -1, size)
+    keys, values = state.layers[module.layer_idx]
+    seen = None
+    if sliding_window is not None:
+        keys, values = keys[:, :, -sliding_window:], values[:, :, -sliding_window:]
+        slots = torch.arange(key.shape[2] - new, key.shape[2], device=key.device) + keys.shape[2]
+        seen = slots[:, None] - torch.arange(keys.shape[2], device=key.device) < sliding_window
+        seen = seen.repeat(rows.shape[2] // new, 1)[None, None]
+    front, mass = (
+        part.reshape(heads, batch, -1, new, *part.shape[3:]).transpose(0, 1).flatten(1, 2)
+        for part in attended(rows, keys, values, seen, softcap=softcap)
+    )
+
+    share = torch.sigmoid(behind_mass - mass)[..., None]
+    return torch.lerp(front.float(), behind.float(), share).to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return (N, h, Q, d) the weighted values, (N, h, Q) the log of the sum of the scores' exponentials.
+
+    query: scaled. mask: bool, what is seen; (1 or N, 1, Q, S). causal: of as many keys as queries, each query
+    sees those up to its own.
+    """
+    if softcap is None and query.device.type == "cpu":
+        hidden = (
+            None if mask is None else torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+        )
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, mass = flash(query, key, value, 0.0, causal, attn_mask=hidden, scale=1.0)
+        return output, mass
+    if causal:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()[
+            None, None
+        ]
+    output, mass = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+    step = max(1, _SCORES // (query.shape[0] * query.shape[1] * key.shape[2]))
+    for at in range(0, query.shape[2], step):
         part = slice(at, at + step)
-        scores = _capped(rows[:, part] @ keys.transpose(-1, -2), softcap)
-        if sliding_window is not None:
-            far = places[part, None] - torch.arange(keys.shape[-2], device=key.device) >= sliding_window
-            scores.masked_fill_(far, torch.finfo(scores.dtype).min)
-        front[:, part], mass[:, part] = _attended(scores, values)
-
-    def back(flat: Tensor) -> Tensor:
-        return flat.reshape(heads, batch, -1, new, *flat.shape[2:]).transpose(0, 1)
-
-    share = torch.sigmoid(behind_mass - back(mass))[..., None]
-    merged = torch.lerp(back(front), behind, share)
-    return merged.flatten(1, 2).transpose(1, 2).to(query.dtype).contiguous(), None
-
-
-def _capped(scores: Tensor, softcap: float | None) -> Tensor:
-    scores = scores.float()
-    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
-
-
-def _attended(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted values in float32, and the log of the sum of the scores' exponentials."""
-    mass = scores.logsumexp(-1)
-    weights = (scores - mass[..., None]).exp_()
-    return (weights.to(values.dtype) @ values).float(), mass
+        scores = (query[:, :, part] @ key.transpose(-1, -2)).float()
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, part], torch.finfo(torch.float32).min)
+        mass[:, :, part] = scores.logsumexp(-1)
+        weights = (scores - mass[:, :, part, None]).exp_()
+        output[:, :, part] = weights.to(value.dtype) @ value
+    return output, mass

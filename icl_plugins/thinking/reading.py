@@ -2,18 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from icl_plugins.errors import TooLongError
 from icl_plugins.progress import tell_progress
-from icl_plugins.proxy.prefix_state import PrefixState, read
+from icl_plugins.proxy.batching import is_out_of_memory
+from icl_plugins.proxy.forward import frozen
+from icl_plugins.proxy.prefix_state import PrefixState, picked, read
+from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.positions import Mode, Move
 from icl_plugins.thinking.recursion import KeysAndValues, Memory
+from icl_plugins.thinking.shared_cache import sharing
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
+
+# Tokens read at a time behind the history.
+_CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +76,41 @@ def reread(proxy: "Proxy", ids: tuple[int, ...], history: KeysAndValues, pace: P
     """Return the keys and values (1, heads, L, d) that the tokens have when read behind the history."""
     past = in_precision(proxy, ids, history)
     start = 0 if pace.mode == "overlap" else len(ids)
-    both = read(proxy, ids, PrefixState(ids, past.layers, start))
-    present = []
-    for layer, (keys, values) in enumerate(both.layers):
-        new = keys[:, :, len(ids) :]
-        moved = new if pace.move is None else pace.move(new, layer, -len(ids))
-        present.append((moved, values[:, :, len(ids) :]))
-    return present
+    if generator_of(proxy).way == "shared":
+        new = _read_apart(proxy, ids, past, start)
+    else:
+        both = read(proxy, ids, PrefixState(ids, past.layers, start))
+        new = [(keys[:, :, len(ids) :], values[:, :, len(ids) :]) for keys, values in both.layers]
+    if pace.move is None:
+        return new
+    return [(pace.move(keys, layer, -len(ids)), values) for layer, (keys, values) in enumerate(new)]
+
+
+def _read_apart(proxy: "Proxy", ids: tuple[int, ...], past: PrefixState, start: int) -> KeysAndValues:
+    """Return the new keys and values, the history never copied nor masked; chunks halve when memory runs out.
+
+    Half the time of one long row: what is seen in full and what is seen in part have kernels of their own.
+    """
+    chunk = _CHUNK
+    while True:
+        try:
+            with sharing(proxy.model, past) as cache:
+                for at in range(0, len(ids), chunk):
+                    _read_chunk(proxy, ids[at : at + chunk], cache, start + at)
+                return [(layer.keys, layer.values) for layer in cache.layers]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or chunk == 1:
+                raise
+            chunk //= 2
+
+
+def _read_chunk(proxy: "Proxy", ids: Sequence[int], cache: Any, start: int) -> None:
+    tokens = torch.tensor([ids], device=proxy.device)
+    places = torch.arange(start, start + len(ids), device=proxy.device)[None]
+    with frozen(proxy.model), torch.no_grad(), picked(proxy, slice(-1, None)):
+        proxy.model(
+            input_ids=tokens, position_ids=places, past_key_values=cache, use_cache=True, return_dict=True
+        )
 
 
 def in_precision(proxy: "Proxy", ids: tuple[int, ...], layers: KeysAndValues) -> PrefixState:

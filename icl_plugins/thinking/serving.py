@@ -1,7 +1,7 @@
 """Answers behind a state for many threads at once: what waits is written together."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.proxy.token_tree import common_length
-from icl_plugins.thinking.generating import check_options, generator_of
+from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.locking import lock_of
+from icl_plugins.thinking.options import check_options
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.writing import Stops
 
@@ -84,11 +85,12 @@ class StateServer:
         stop: Sequence[str] = (),
         seed: int = 0,
         **options: Any,
-    ) -> Iterator[str]:
-        """Yield the text of the answer piece by piece, as KVState.stream does."""
+    ) -> Generator[str, None, Written]:
+        """Yield the text of the answer piece by piece, as KVState.stream does; return what `answer` does."""
         own = self._request(messages, max_new_tokens, stop, seed, options)
         state, query = self._behind(own.ids)
-        yield from stream(self.state.proxy, state, query, own.options, own.stops, seed)
+        tokens = yield from stream(self.state.proxy, state, query, own.options, own.stops, seed)
+        return self._result(own, tokens)
 
     def cached(self, ids: Sequence[int]) -> int:
         """Return how many of the first tokens need not be read: all of the state's, or none."""

@@ -3,7 +3,7 @@
 import contextvars
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl_plugins.proxy.prefix_state import PrefixState
@@ -22,8 +22,8 @@ def stream(
     options: Mapping[str, Any],
     stops: Stops,
     seed: int,
-) -> Iterator[str]:
-    """Yield pieces of the answer; what was raised in the other thread is raised here.
+) -> Generator[str, None, list[int]]:
+    """Yield pieces of the answer, return its tokens; what was raised in the other thread is raised here.
 
     The thread ends with the answer, or at the next token when the iterator is closed.
     """
@@ -55,6 +55,7 @@ def stream(
                 told = text
         if len(text := stops.text(written)) > len(told):
             yield text[len(told) :]
+        return written
     finally:
         closed.set()
         thread.join()

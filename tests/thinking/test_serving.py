@@ -1,0 +1,107 @@
+"""The server of a state: many threads, one batch, and nothing mixed up."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from thinking_tools import make_prompt, queries
+
+from icl_plugins import DeepThinking
+from icl_plugins.errors import SettingError, TooLongError
+from icl_plugins.thinking import serving
+from icl_plugins.thinking.locking import lock_of
+from icl_plugins.thinking.serving import StateServer
+
+
+@pytest.fixture
+def state(proxy_of):
+    return DeepThinking(proxy_of(), steps=3, step_size=0.1).fit(make_prompt())
+
+
+def test_answers_are_those_of_the_state(state):
+    server = StateServer(state)
+    texts = state.generate(queries(5), max_new_tokens=6, stop=["e"])
+    for query, messages, text in zip(queries(5), state.messages(queries(5)), texts, strict=True):
+        answer = server.answer(messages, max_new_tokens=6, stop=["e"])
+        assert (answer.text, answer.cached_tokens) == (text, len(state.ids))
+        assert answer.prompt_tokens == len(state.target.texts.tokens([messages])[0])
+        assert answer.finished == (answer.completion_tokens < 6 or "e" in text or answer.finished)
+        assert "".join(server.stream(messages, max_new_tokens=6, stop=["e"])) == text
+        assert query
+
+
+def test_what_waits_is_written_in_one_batch(state, monkeypatch):
+    server, batches = StateServer(state), []
+    write = StateServer._write
+
+    def watched(self, batch):
+        batches.append(len(batch))
+        write(self, batch)
+
+    monkeypatch.setattr(StateServer, "_write", watched)
+    alone = [server.answer(messages, max_new_tokens=5) for messages in state.messages(queries(8))]
+    batches.clear()
+    with ThreadPoolExecutor(8) as pool:
+        with lock_of(state.proxy):  # all of them come while the model is busy
+            futures = [
+                pool.submit(server.answer, messages, max_new_tokens=5)
+                for messages in state.messages(queries(8))
+            ]
+            while len(server._waiting) < 8:
+                threading.Event().wait(0.01)
+        assert [future.result() for future in futures] == alone
+    assert batches == [8]
+
+
+def test_other_options_are_another_batch(state):
+    server = StateServer(state)
+    messages = state.messages(queries(6))
+    options = [{"max_new_tokens": 3 + row % 2, "stop": ["a", "e"][: row % 3]} for row in range(6)]
+    alone = [server.answer(one, **given) for one, given in zip(messages, options, strict=True)]
+    with ThreadPoolExecutor(6) as pool:
+        together = pool.map(
+            lambda pair: server.answer(pair[0], **pair[1]), zip(messages, options, strict=True)
+        )
+        assert list(together) == alone
+
+
+def test_what_is_sampled_does_not_depend_on_who_else_asks(state):
+    server, messages = StateServer(state), state.messages(queries(6))
+    given = {"max_new_tokens": 6, "do_sample": True, "seed": 4}
+    alone = [server.answer(one, **given) for one in messages]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda one: server.answer(one, **given), messages)) == alone
+    assert server.answer(messages[0], **{**given, "seed": 5}) != alone[0]
+
+
+def test_messages_of_another_prompt_are_read_in_full(state, proxy_of):
+    other = make_prompt(3)
+    answer = StateServer(state).answer(other.messages(queries()[0], "single"), max_new_tokens=6)
+    (text,) = DeepThinking(proxy_of(), steps=1).fit(other).generate(queries(1), max_new_tokens=6, stop=())
+    assert (answer.text, answer.cached_tokens) == (text, 0)
+
+
+def test_wrong_requests_are_refused_before_they_wait(state):
+    server, (messages,) = StateServer(state), state.messages(queries(1))
+    with pytest.raises(SettingError, match="max_length"):
+        server.answer(messages, max_new_tokens=5, max_length=9)
+    with pytest.raises(TooLongError):
+        server.answer(messages, max_new_tokens=600)
+    assert not server._waiting
+
+
+def test_a_failure_reaches_everyone_who_waits_for_it(state, monkeypatch):
+    server = StateServer(state)
+
+    def fail(proxy):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(serving, "generator_of", fail)
+    with ThreadPoolExecutor(4) as pool:
+        with lock_of(state.proxy):
+            asked = [pool.submit(server.answer, one, max_new_tokens=3) for one in state.messages(queries(4))]
+            while len(server._waiting) < 4:
+                threading.Event().wait(0.01)
+        for future in asked:
+            with pytest.raises(RuntimeError, match="gone"):
+                future.result()
