@@ -29,7 +29,8 @@ def save(state: "KVState", folder: Path) -> None:
     for layer, (keys, values) in enumerate(state.layers):
         tensors[f"layers.{layer}.key"] = keys.cpu().contiguous()
         tensors[f"layers.{layer}.value"] = values.cpu().contiguous()
-    data = to_bytes(tensors, metadata={"kind": _KIND, "fingerprint": state.fingerprint})
+    # one entry: several would be written in any order
+    data = to_bytes(tensors, metadata={"state": state.fingerprint})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
