@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from icl_plugins import __version__
-from icl_plugins.cli import compare, count, html, select, show
+from icl_plugins.cli import compare, count, html, select, show, think
 from icl_plugins.cli.outcome import INTERRUPTED, OK, report_error, write_result
 
 __all__ = ["app", "main", "run"]
@@ -16,7 +16,8 @@ _HELP = """Choose the demonstrations of a fixed many-shot prompt, offline, with 
 
 [bold]select[/bold] makes labelled examples into prompt.json; [bold]show[/bold] says what was chosen;
 [bold]count[/bold] counts tokens; [bold]compare[/bold] measures selectors on a target;
-[bold]report[/bold] makes a page to look at.
+[bold]think[/bold] makes a prompt into a key-value state of a local model; [bold]report[/bold] makes a page
+to look at.
 """
 _EPILOG = """[bold]First steps[/bold]
 
@@ -45,6 +46,7 @@ app.command(epilog=select.EPILOG)(select.select)
 app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=count.EPILOG)(count.count)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=think.EPILOG)(think.think)
 app.command(epilog=html.EPILOG)(html.report)
 
 

@@ -26,13 +26,19 @@ icl-plugins report runs/first/comparison.json --out comparison.html
 
 icl-plugins report prompt.json --out prompt.html
 
+icl-plugins report state --out state.html
+
 icl-plugins select sample:banking77 --shots 64 --out prompt.json --report report.html --plots plots
 
 A prompt.json does not hold the pool: only select can show the choice beside it.
 """
 
 Saved = Annotated[
-    Path, Argument(metavar="FILE", help="A comparison.json of compare, or a prompt.json of select.")
+    Path,
+    Argument(
+        metavar="FILE",
+        help="A comparison.json of compare, a prompt.json of select, or the folder of a state of think.",
+    ),
 ]
 Out = Annotated[
     Path,
@@ -41,7 +47,7 @@ Out = Annotated[
 
 
 def report(file: Saved, out: Out, plots: PlotsFolder = None, as_json: Json = False) -> Result:
-    """Make a saved comparison or prompt into one HTML page to look at."""
+    """Make a saved comparison, prompt or state into one HTML page to look at."""
     from icl_plugins.cli.report import summary
     from icl_plugins.report.plot import require_matplotlib
 
@@ -50,8 +56,8 @@ def report(file: Saved, out: Out, plots: PlotsFolder = None, as_json: Json = Fal
     made = _read(file)
     if plots is not None and not made.plots:
         raise SettingError(
-            f"--plots {str(plots)!r} for a prompt",
-            expected="a comparison, since a prompt does not hold the pool that plots would show",
+            f"--plots {str(plots)!r} for {str(file)!r}, which has none",
+            expected="a comparison or a state of several steps; a prompt does not hold the pool to be shown",
             fix="leave out --plots, or give it to select",
         )
     _write(made, out, plots)
@@ -64,8 +70,10 @@ def _read(file: Path) -> "Report":
     """Read by content; what is no JSON of a known kind is refused as a prompt."""
     from icl_plugins.evaluation.results import Comparison
     from icl_plugins.prompt import ManyShotPrompt
-    from icl_plugins.report import comparison_report, prompt_report
+    from icl_plugins.report import comparison_report, prompt_report, state_report
 
+    if file.is_dir():
+        return state_report(file)
     try:
         kind = json.loads(file.read_bytes()).get("kind")
     except (OSError, ValueError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""`icl-plugins show`: what a saved prompt holds, or the prompt for one query, ready to send."""
+"""`icl-plugins show`: what a saved prompt or state holds, or the prompt for one query, ready to send."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,9 +19,13 @@ icl-plugins show prompt.json
 icl-plugins show prompt.json --query text="my card has not arrived"
 
 icl-plugins show prompt.json --query text="my card has not arrived" --as turns
+
+icl-plugins show state
 """
 
-PromptFile = Annotated[Path, Argument(metavar="PROMPT", help="A prompt.json that select has written.")]
+PromptFile = Annotated[
+    Path, Argument(metavar="PROMPT", help="A prompt.json of select, or the folder of a state.")
+]
 Query = Annotated[
     list[str] | None,
     Option(
@@ -52,16 +56,19 @@ def show(
     tokenizer: Tokenizer = "micro",
     as_json: Json = False,
 ) -> Result:
-    """Show the demonstrations of a saved prompt, or with --query the whole prompt for one query."""
+    """Show the demonstrations of a saved prompt or state, or with --query the whole prompt for one query."""
+    from icl_plugins.cli.states import state_content, state_lines
     from icl_plugins.prompt import ManyShotPrompt
 
+    state = state_content(prompt) if prompt.is_dir() else None
+    prompt = prompt if state is None else prompt / "prompt.json"
     loaded = ManyShotPrompt.load(prompt)
     if query:
         return _for_query(loaded, parse_pairs("--query", query), layout, as_json)
 
     from icl_plugins.cli.report import demonstrations_table, summary
 
-    content = prompt_content(loaded, tokenizer)
+    content = {**prompt_content(loaded, tokenizer), **({} if state is None else {"state": state})}
     if as_json:
         return as_json_text(content)
     from rich.console import Group
@@ -77,6 +84,7 @@ def show(
             ),
             ("method", content["method"] or ""),
             ("fingerprint", loaded.fingerprint),
+            *(() if state is None else state_lines(state)),
         ),
     )
 

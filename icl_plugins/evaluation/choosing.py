@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import icl_plugins
 from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
 from icl_plugins.errors import BudgetError
-from icl_plugins.evaluation.config import Config, MethodConfig
+from icl_plugins.evaluation.config import Config
 from icl_plugins.evaluation.datasets import DataSet
 from icl_plugins.evaluation.equal_cost import Price, matching_price, set_price
+from icl_plugins.evaluation.method_config import MethodConfig
 from icl_plugins.evaluation.room import Room
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.selection import Selection

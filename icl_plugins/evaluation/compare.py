@@ -26,6 +26,7 @@ from icl_plugins.evaluation.golds import golds_of, labels_of
 from icl_plugins.evaluation.metrics import as_metric
 from icl_plugins.evaluation.results import Comparison, Run
 from icl_plugins.evaluation.room import Room
+from icl_plugins.evaluation.states import States
 from icl_plugins.evaluation.store import ResultStore
 from icl_plugins.evaluation.target import Target
 from icl_plugins.examples import Pool
@@ -57,8 +58,10 @@ def compare(
     Raises SettingError, DataError and ProxyError before anything runs, StoreLockedError where another run has
     the folder, TargetError, and what selectors raise; the work so far is kept then, also on an interrupt.
     """
+    states = States(config, target, folder / "states")
     for data, room in parts:
         _check(config, data, room)
+        states.check(data)
     load = cache(lambda name: (loaded or {}).get(name) or load_proxy(name))
     for method in config.methods.values():
         if method.needs_proxy:
@@ -69,17 +72,17 @@ def compare(
         for data, room in parts:
             notes += data.notes
             chooser = Chooser(config, data, room, load, folder)
-            cells = list(_cells(config))
+            cells = list(_cells(config, data, states))
             for done, cell in enumerate(cells, 1):
                 try:
-                    chosen = chooser.choose(cell)
+                    chosen, answering = states.answering(cell, data, chooser)
                 except (BudgetError, TooLongError) as error:
                     notes.append(f"{data.config.name}: no {_words(cell)}: {error.got}")
                 else:
-                    runs.append(_run(cell, chosen, data, target, store))
+                    runs.append(_run(cell, chosen, data, answering, store))
                     notes += _told(runs[-1])
                 tell_progress(data.config.name, done, len(cells))
-    return Comparison(tuple(runs), source, tuple(dict.fromkeys(notes)))
+    return Comparison(tuple(runs), source, tuple(dict.fromkeys([*notes, *states.notes()])))
 
 
 def _run(cell: Cell, chosen: Chosen, data: DataSet, target: Target, store: ResultStore) -> Run:
@@ -106,9 +109,9 @@ def _run(cell: Cell, chosen: Chosen, data: DataSet, target: Target, store: Resul
     )
 
 
-def _cells(config: Config) -> Iterator[Cell]:
+def _cells(config: Config, data: DataSet, states: States) -> Iterator[Cell]:
     for method in config.methods:
-        for shots in config.shots:
+        for shots in states.shots(method, data):
             for seed in config.seeds_of(method):
                 yield Cell(method, None if shots == "max" else shots, seed)
 

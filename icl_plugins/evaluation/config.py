@@ -1,29 +1,19 @@
 """What a comparison compares: targets, data sets and methods, checked when they are made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import icl_plugins
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import check_lists, check_name, check_numbers, unknown_name
+from icl_plugins.evaluation.checked import check_lists, check_name, check_numbers
+from icl_plugins.evaluation.method_config import EQUAL_COST, MethodConfig, with_states
 from icl_plugins.evaluation.metrics import as_metric
-from icl_plugins.ordering import Order, Ordered
-from icl_plugins.selection import Selector
 from icl_plugins.template import Template
 
 RANDOM = "random"
-EQUAL_COST = "equal_cost"
 
-# what a comparison sets itself, the same for all methods
-_OURS = ("seed", "store", "tokenizer")
-_RANK = ("BM25", "LatentBayesian", "Random", "Similarity", "Typicality")
 _LEAST_RANDOM = 10  # seeds
-_SELECTORS = (
-    *("BM25", "BestOfN", "GradCE", "GradFS", "GradRE", "GradientMatching", "KMeans", "LatentBayesian"),
-    *("Random", "Similarity", "SlotAssignment", "Typicality"),
-)
 
 
 @dataclass(frozen=True)
@@ -78,74 +68,6 @@ class DataConfig:
         check_numbers(self, ("max_tokens", "pool", "items"))
 
 
-@dataclass(frozen=True)
-class MethodConfig:
-    """A selector by the name of its class, its settings, and how often it is run; see `selector_of`."""
-
-    selector: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    quotas: str | int | Mapping[str, int] | None = None
-    order: Order = "greedy"
-    seeds: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check by making the selector once."""
-        kind = getattr(icl_plugins, self.selector) if self.selector in icl_plugins.__all__ else None
-        if not hasattr(kind, "select"):
-            raise unknown_name(repr(self.selector), self.selector, _SELECTORS, "selectors")
-        for name in self.settings:
-            if name not in self._fields.difference(_OURS):
-                raise unknown_name(f"settings.{name}", name, self._fields.difference(_OURS), "settings")
-        if isinstance(self.quotas, str) and self.quotas != "proportional":
-            raise SettingError(
-                f"quotas={self.quotas!r}",
-                expected='"proportional", a whole number or a mapping from label to a number',
-                fix="correct quotas",
-            )
-        check_numbers(self, ("seeds",))
-        self.selector_of(**({"sets": 1} if self.equal_cost else {}))
-
-    def selector_of(self, **given: Any) -> Selector:
-        """Return the selector with its settings, and of what is given the fields that it has."""
-        kind: Any = getattr(icl_plugins, self.selector)
-        selector: Selector = kind(**{**self.settings, **{n: given[n] for n in given if n in self._fields}})
-        if self.order == "greedy":
-            return selector
-        return Ordered(selector, self.order, **{n: given[n] for n in ("seed", "proxy") if n in given})
-
-    @property
-    def equal_cost(self) -> bool:
-        """Whether BestOfN tries as many sets as gradient matching would have time for."""
-        return self.selector == "BestOfN" and self.settings.get("sets") == EQUAL_COST
-
-    @property
-    def nested(self) -> bool:
-        """Whether the first k that are chosen are what is chosen for k shots, where no token budget binds."""
-        ranks = self.selector in _RANK
-        if self.selector == "GradientMatching":
-            matching: Any = replace(self, order="greedy").selector_of()
-            ranks = matching.swaps == 0 and matching.typical == 1
-        return ranks and self.quotas is None and self.order == "greedy"
-
-    @property
-    def needs_proxy(self) -> bool:
-        """Whether a proxy is asked."""
-        return "proxy" in self._fields or self.order in ("easy_to_hard", "nearest_last", "search")
-
-    def proxy(self, default: str) -> str:
-        """Return the name of the proxy, where one is asked."""
-        return str(self.settings.get("proxy", default))
-
-    @property
-    def seeded(self) -> bool:
-        """Whether another seed may choose otherwise."""
-        return "seed" in self._fields or self.order in ("shuffle", "search")
-
-    @property
-    def _fields(self) -> frozenset[str]:
-        return frozenset(one.name for one in fields(getattr(icl_plugins, self.selector)))
-
-
 # Always compared, unless the config has a method of the same name.
 CONTROLS = {
     RANDOM: MethodConfig("Random", seeds=_LEAST_RANDOM),
@@ -185,11 +107,13 @@ class Config:
         check_lists({"datasets": [data.name for data in self.datasets], "shots": [*self.shots]})
         for name in self.methods:
             check_name("methods", name)
-        methods = {**CONTROLS, **self.methods}
-        if (methods[RANDOM].selector, methods[RANDOM].quotas) != ("Random", None):
+        own = with_states(self.methods, [data.name for data in self.datasets], self.target.kind)
+        methods = {**CONTROLS, **own}
+        random = methods[RANDOM]
+        if (random.selector, random.quotas, random.think) != ("Random", None, None):
             raise SettingError(
                 f"methods.{RANDOM} is not plain random",
-                expected="the selector Random without quotas, against which all others are held",
+                expected="the selector Random without quotas or think, against which all others are held",
                 fix="give your method another name",
             )
         object.__setattr__(self, "methods", methods)

@@ -49,7 +49,13 @@ def read_config(path: FilePath, variables: Mapping[str, str] | None = None) -> t
     )
     target = replace(config.target, model=_model("target.model", config.target.model, known, folder))
     proxy = _model("proxy", config.proxy, known, folder)
-    return replace(config, datasets=datasets, target=target, proxy=proxy), content
+    methods = dict(config.methods)
+    for name, method in config.methods.items():
+        if method.state is not None:
+            where = f"methods.{name}.state"
+            states = {data: _state(where, text, known, folder) for data, text in method.states.items()}
+            methods[name] = replace(method, state=states)
+    return replace(config, datasets=datasets, target=target, proxy=proxy, methods=methods), content
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,6 +100,8 @@ def _texts(config: Config) -> Iterable[str]:
     yield from (config.proxy, config.target.model)
     for data in config.datasets:
         yield from (data.train, data.test or "")
+    for method in config.methods.values():
+        yield from method.states.values()
 
 
 def _filled(where: str, text: str, variables: Mapping[str, str]) -> str:
@@ -122,6 +130,17 @@ def _file(where: str, name: str, folder: Path) -> Path:
             fix=f"correct {where}",
         )
     return path
+
+
+def _state(where: str, text: str, variables: Mapping[str, str], folder: Path) -> str:
+    path = folder / Path(_filled(where, text, variables)).expanduser()
+    if not path.is_dir():
+        raise DataError(
+            f"{where}: no folder {str(path)!r}",
+            expected="a folder that icl-plugins think has made; a relative path starts from the config's",
+            fix=f"correct {where}",
+        )
+    return str(path)
 
 
 def _model(where: str, name: str, variables: Mapping[str, str], folder: Path) -> str:

@@ -124,7 +124,7 @@ class LocalTarget:
 
         def ended(ids: Sequence[int]) -> bool:
             return ids[-1] in ends or (
-                bool(self.stop) and self._first_stop(self.texts.decoded(ids)) is not None
+                bool(self.stop) and self._first_stop(self.texts.answer(ids)) is not None
             )
 
         def generate(state: "PrefixState", length: int, rows: list[int]) -> Iterator[tuple[list[int], Any]]:
@@ -132,8 +132,8 @@ class LocalTarget:
             return self._shared.generate(state, queries, max_tokens=max_tokens, ended=ended)
 
         def answer(row: int, ids: list[int], cached: int, seconds: float) -> Answer:
-            text = self.texts.decoded(ids[:-1] if ids[-1] in ends else ids)
-            text = self.texts.answer(text[: self._first_stop(text)])
+            text = self.texts.answer(ids[:-1] if ids[-1] in ends else ids)
+            text = text[: self._first_stop(text)]
             return Answer(text=text, usage=Usage(len(tokens[row]), len(ids), cached), seconds=seconds)
 
         return self._answers([ids[:-1] for ids in tokens], generate, answer, on_answer)

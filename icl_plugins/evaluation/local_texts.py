@@ -63,14 +63,11 @@ class LocalTexts:
         check_lengths([request.length for request in encoded], self._proxy.max_length)
         return encoded
 
-    def decoded(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, special ones left out."""
+    def answer(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer, without special tokens and what the template puts in front of it."""
         text: str = self._proxy.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def answer(self, text: str) -> str:
-        """Return a decoded answer without what the chat template puts in front of answers."""
-        return text.removeprefix(self._texts.lead)
+        lead = self._texts.lead
+        return "" if lead.startswith(text) else text.removeprefix(lead)
 
     def _written(self, choices: Sequence[str]) -> list[str]:
         texts = [self._texts.lead + self._texts.data(choice) for choice in choices]

@@ -45,19 +45,20 @@ class RequestEncoder:
 
     def __init__(self, tokenize: Tokenize) -> None:
         self._tokenize = tokenize
-        self._text = ""
-        self._tokens: Tokens = ([], [])
+        self._kept: tuple[str, Tokens] = ("", ([], []))  # one value, since threads share it
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of each text."""
         lowest, highest = min(texts, default=""), max(texts, default="")
         common = lowest[: common_length(lowest, highest)]
-        cut = common_length(common, self._text)
+        text, tokens = self._kept
+        cut = common_length(common, text)
         if 2 * cut <= len(common):
-            self._text, self._tokens, cut = common, self._tokenize([common], True)[0], len(common)
-        ids, spans = _cut(self._tokens, cut)
-        tails = [text[cut:] for text in texts]
-        kept, first, rests = go_on(self._tokenize, self._text[:cut], (ids, spans), tails)
+            text, tokens, cut = common, self._tokenize([common], True)[0], len(common)
+            self._kept = (text, tokens)
+        ids, spans = _cut(tokens, cut)
+        tails = [one[cut:] for one in texts]
+        kept, first, rests = go_on(self._tokenize, text[:cut], (ids, spans), tails)
         return [
             (ids[:kept] + own, spans[:kept] + [(start + first, stop + first) for start, stop in own_spans])
             for own, own_spans in rests

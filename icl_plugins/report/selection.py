@@ -58,7 +58,7 @@ def selection_report(
             *([] if estimates is None else [Section("estimates", "Estimates", (), _estimates(estimates))]),
             Section("demonstrations", "Demonstrations", (), demonstrations_list(shots)),
             Section("cost", "Cost", (), _cost(report["details"], tokens, cost or {})),
-            Section("made", "How it was made", (), _made(report["config"], report["fingerprints"])),
+            Section("made", "How it was made", (), made_table(report["config"], report["fingerprints"])),
         ),
     )
 
@@ -90,7 +90,7 @@ def prompt_report(prompt: "ManyShotPrompt", *, tokens: Sequence[int] | None = No
         facts,
         (
             Section("demonstrations", "Demonstrations", (), demonstrations_list(shots)),
-            Section("made", "How it was made", (), _made(told.config, fingerprints)),
+            Section("made", "How it was made", (), made_table(told.config, fingerprints)),
         ),
     )
 
@@ -170,7 +170,8 @@ def _cost(details: Mapping[str, Any], tokens: Sequence[int] | None, more: Mappin
     return facts_list(facts) if facts else element("p", "Nothing was counted.")
 
 
-def _made(config: Mapping[str, object], fingerprints: Mapping[str, object]) -> Markup:
+def made_table(config: Mapping[str, object], fingerprints: Mapping[str, object]) -> Markup:
+    """Return settings and fingerprints as a table."""
     settings = [(name, canonical_json(value)) for name, value in config.items()]
     made = [(f"fingerprint of {name}", str(value)) for name, value in fingerprints.items()]
     return scrolling_table(Table("Settings and fingerprints", ("name", "value"), (*settings, *made)))

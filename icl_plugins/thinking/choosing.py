@@ -94,7 +94,7 @@ def choose(held_out: Sequence[HeldOut]) -> Choice:
     once, best = mean[(0, 0)], mean[least]
     reason = (
         f"held-out loss {mean[(at, step)]:.3f} nats; {once:.3f} at one step, {best:.3f} at the least"
-        f" ({least[1] + 1} steps); the fewest steps within one standard error"
+        f" ({least[1] + 1} of {held_out[0].losses.shape[1]} steps); the fewest within one standard error"
     )
     return Choice(held_out[at].pace, step + 1, reason)
 

@@ -158,7 +158,7 @@ class KVState:
         if stop is None:
             stop = (self.prompt.template.separator,) if self.layout == "single" else ()
         check_settings(self.layout, stop, False)
-        return Stops(self.target.texts, tuple(stop), self.proxy)
+        return Stops(self.target.texts, tuple(stop))
 
     def _behind(self, requests: Sequence[Messages], room: int) -> list[list[int]]:
         return [self.target.behind(ids) for ids in self.target.texts.tokens(requests, room)]

@@ -31,7 +31,9 @@ OBJECTS = ("logits_processor", "stopping_criteria")
 OPTIONS = frozenset((*_LENGTHS, *_SAMPLING, *_BEAMS, *_PENALTIES, *OBJECTS))
 
 
-def check_options(options: Mapping[str, Any], *, streamed: bool = False) -> dict[str, Any]:
+def check_options(
+    options: Mapping[str, Any], *, one_text: bool = False, streamed: bool = False
+) -> dict[str, Any]:
     """Return the options; raises SettingError for one that cannot be, or that means another thing here."""
     for name in sorted(options.keys() - OPTIONS):
         raise SettingError(
@@ -40,9 +42,10 @@ def check_options(options: Mapping[str, Any], *, streamed: bool = False) -> dict
             fix="leave it out" if name != "max_length" else "pass max_new_tokens",
         )
     whole_number("max_new_tokens", options.get("max_new_tokens"), 1)
-    for name in ("num_beams", "num_return_sequences"):
-        if whole_number(name, options.get(name, 1), 1) > 1 and streamed:
-            raise SettingError(f"{name}={options[name]} for a stream", expected="1", fix="use generate")
+    for name, fixed in (("num_beams", streamed), ("num_return_sequences", one_text or streamed)):
+        if whole_number(name, options.get(name, 1), 1) > 1 and fixed:
+            what = "a stream" if streamed else "one answer"
+            raise SettingError(f"{name}={options[name]} for {what}", expected="1", fix="use KVState.generate")
     given = {name: value for name, value in options.items() if name not in OBJECTS}
     try:
         generation_config(given).validate(strict=True)

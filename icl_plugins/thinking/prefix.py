@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from os.path import commonprefix
 
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.errors import DataError, SettingError, TooLongError
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.prompt import ManyShotPrompt
@@ -30,7 +30,14 @@ def prefix_tokens(texts: LocalTexts, prompt: ManyShotPrompt) -> tuple[int, ...]:
     # A template that begins with text of its own leaves no other beginning; "A" and "b" show where it ends.
     free = not commonprefix(questions) or len(set(questions)) == 1
     tries = [*questions, *(_BEGINNINGS if free else _BEGINNINGS[:2])]
-    tokens = texts.tokens([_asked(prompt, question, texts) for question in tries])
+    try:
+        tokens = texts.tokens([_asked(prompt, question, texts) for question in tries])
+    except TooLongError as error:
+        raise TooLongError(
+            "a prompt that leaves no room for its own questions in the model's context",
+            expected=error.expected,
+            fix="take fewer demonstrations, or choose a model with a longer context",
+        ) from error
     return tuple(tokens[0][: min(common_length(tokens[0], other) for other in tokens)])
 
 

@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from icl_plugins.artefacts import atomic_write, canonical_json
@@ -22,7 +27,10 @@ _SCHEMA = 1
 
 
 def save(state: "KVState", folder: Path) -> None:
-    """Write the folder; state.json comes last and holds the checksums of the other two files."""
+    """Write the folder, made if it is not there: all or nothing, but for a moment between three renames.
+
+    state.json comes last and holds the checksums of the other two files, so that a mixture is told as damage.
+    """
     from safetensors.torch import save as to_bytes
 
     tensors = {}
@@ -31,16 +39,6 @@ def save(state: "KVState", folder: Path) -> None:
         tensors[f"layers.{layer}.value"] = values.cpu().contiguous()
     # one entry: several would be written in any order
     data = to_bytes(tensors, metadata={"state": state.fingerprint})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtefactError(
-            f"cannot make {str(folder)!r}: {error.strerror or error}",
-            expected="a folder that can be written",
-            fix="choose another path",
-        ) from error
-    atomic_write(folder / TENSORS, data)
-    state.prompt.save(folder / PROMPT)
     body = {
         "kind": _KIND,
         "schema": _SCHEMA,
@@ -53,8 +51,33 @@ def save(state: "KVState", folder: Path) -> None:
         "tensors": hashlib.sha256(data).hexdigest(),
         "prompt": state.prompt.fingerprint,
     }
-    checksum = _checksum(body)
-    atomic_write(folder / STATE, canonical_json({**body, "checksum": checksum}, indent=1) + "\n")
+    text = canonical_json({**body, "checksum": _checksum(body)}, indent=1) + "\n"
+    with _replacing(folder) as new:
+        atomic_write(new / TENSORS, data)
+        state.prompt.save(new / PROMPT)
+        atomic_write(new / STATE, text)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a folder whose files replace those of the state when all of them are written."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".incomplete-") as new:
+            yield Path(new)
+            for name in (TENSORS, PROMPT, STATE):
+                os.replace(Path(new, name), folder / name)
+    except BaseException as error:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ArtefactError(
+                f"cannot write {str(folder)!r}: {error.strerror or error}",
+                expected="a folder that can be made or is writable",
+                fix="choose another path, or make room",
+            ) from error
+        raise
 
 
 def load(

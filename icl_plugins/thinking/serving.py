@@ -11,7 +11,7 @@ from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.proxy.token_tree import common_length
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.locking import lock_of
-from icl_plugins.thinking.options import check_options
+from icl_plugins.thinking.options import check_options, end_tokens
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.writing import Stops
 
@@ -68,7 +68,7 @@ class StateServer:
         seed: int = 0,
         **options: Any,
     ) -> Written:
-        """Return the answer; arguments and errors are those of KVState.generate, of one query."""
+        """Return the answer; arguments and errors are those of KVState.generate, of one query and text."""
         own = self._request(messages, max_new_tokens, stop, seed, options)
         with self._mutex:
             self._waiting.append(own)
@@ -87,7 +87,7 @@ class StateServer:
         **options: Any,
     ) -> Generator[str, None, Written]:
         """Yield the text of the answer piece by piece, as KVState.stream does; return what `answer` does."""
-        own = self._request(messages, max_new_tokens, stop, seed, options)
+        own = self._request(messages, max_new_tokens, stop, seed, options, streamed=True)
         state, query = self._behind(own.ids)
         tokens = yield from stream(self.state.proxy, state, query, own.options, own.stops, seed)
         return self._result(own, tokens)
@@ -102,9 +102,16 @@ class StateServer:
         return self.state.target.texts.tokens([messages], room)[0]
 
     def _request(
-        self, messages: Messages, room: int, stop: Sequence[str], seed: int, options: Mapping[str, Any]
+        self,
+        messages: Messages,
+        room: int,
+        stop: Sequence[str],
+        seed: int,
+        options: Mapping[str, Any],
+        *,
+        streamed: bool = False,
     ) -> _Waiting:
-        checked = check_options({**options, "max_new_tokens": room})
+        checked = check_options({**options, "max_new_tokens": room}, one_text=True, streamed=streamed)
         return _Waiting(self.tokens(messages, room), self.state.stops(stop), checked, seed)
 
     def _taken(self, own: _Waiting) -> list[_Waiting]:
@@ -141,5 +148,5 @@ class StateServer:
             prompt_tokens=len(one.ids),
             completion_tokens=len(tokens),
             cached_tokens=self.cached(one.ids),
-            finished=one.stops.finished(tokens),
+            finished=one.stops.ended(tokens) or tokens[-1] in end_tokens(self.state.proxy, one.options),
         )

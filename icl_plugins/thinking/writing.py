@@ -1,14 +1,11 @@
-"""What ends an answer, and its text: end tokens, and stop texts that tokens do not respect."""
+"""The text of an answer, and the stop texts that end it, which tokens do not respect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl_plugins.evaluation.local import end_tokens
-
 if TYPE_CHECKING:
     from icl_plugins.evaluation.local_texts import LocalTexts
-    from icl_plugins.proxy.model import Proxy
 
 
 @dataclass(frozen=True)
@@ -17,20 +14,15 @@ class Stops:
 
     texts: "LocalTexts"
     stop: tuple[str, ...]
-    proxy: "Proxy"
 
     def ended(self, tokens: Sequence[int]) -> bool:
         """Return whether a stop text is there."""
-        return bool(self.stop) and self._first(self.texts.decoded(tokens)) is not None
-
-    def finished(self, tokens: Sequence[int]) -> bool:
-        """Return whether the answer came to its end, not only to the last token that was allowed."""
-        return self.ended(tokens) or (bool(tokens) and tokens[-1] in end_tokens(self.proxy))
+        return bool(self.stop) and self._first(self.texts.answer(tokens)) is not None
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the answer, without what ended it and what the chat template puts in front of answers."""
-        text = self.texts.decoded(tokens)
-        return self.texts.answer(text[: self._first(text)])
+        text = self.texts.answer(tokens)
+        return text[: self._first(text)]
 
     def certain(self, tokens: Sequence[int]) -> str:
         """Return the part of the text that no further token can change or cut away."""

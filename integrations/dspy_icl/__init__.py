@@ -1,4 +1,4 @@
-"""icl_plugins in DSPy: teleprompters whose demonstrations are chosen by a selector."""
+"""icl_plugins in DSPy: teleprompters that choose demonstrations, and an engine that thinks them over."""
 
 from icl_plugins.errors import OptionalDependencyError
 
@@ -13,8 +13,10 @@ except ModuleNotFoundError as error:
         fix="pip install 'icl-plugins[dspy]'",
     ) from error
 
+from dspy_icl.async_engine import AsyncDeepThinkingEngine
 from dspy_icl.bootstrapping import BootstrapError
 from dspy_icl.candidates import Candidate, grid
+from dspy_icl.engine import DeepThinkingEngine
 from dspy_icl.few_shot import SelectorFewShot
 from dspy_icl.hybrid import HybridFewShot
 from dspy_icl.lm_target import LMTarget
@@ -36,12 +38,15 @@ from dspy_icl.methods import (
 from dspy_icl.program_target import ProgramTarget
 from dspy_icl.rendering import render_demos
 from dspy_icl.search import ManyShotSearch, SearchError
+from dspy_icl.thinking_program import program_prompt, think_program
 
 __all__ = [
+    "AsyncDeepThinkingEngine",
     "BM25FewShot",
     "BestOfNFewShot",
     "BootstrapError",
     "Candidate",
+    "DeepThinkingEngine",
     "GradCEFewShot",
     "GradFSFewShot",
     "GradREFewShot",
@@ -60,5 +65,7 @@ __all__ = [
     "TypicalityFewShot",
     "few_shot",
     "grid",
+    "program_prompt",
     "render_demos",
+    "think_program",
 ]

@@ -10,7 +10,7 @@ import dspy
 from dspy_icl.asking import answers
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import canonical_json, fingerprint
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.errors import IclError, SettingError
 from icl_plugins.evaluation.frameworks import nameless, without_secrets
 from icl_plugins.evaluation.target import Answer, Messages, OnAnswer
 from icl_plugins.prompt import Layout
@@ -82,5 +82,5 @@ def _lm_settings(lm: Any) -> str | None:
             provider = lm.model.partition("/")[0].upper()  # by whose variables DSPy finds the server
             state["server"] = [os.environ.get(f"{provider}_{name}") for name in ("API_BASE", "BASE_URL")]
         return canonical_json(without_secrets(state))
-    except (DataError, TypeError):
+    except (IclError, TypeError):
         return None

@@ -23,21 +23,25 @@ def render_demos(signature: Any, demos: Sequence[Mapping[str, Any]]) -> list[Tur
     """
     if not demos:
         return []
-    adapter = dspy.settings.adapter or dspy.ChatAdapter()
-    query = {name: demos[0][name] for name in signature.input_fields if name in demos[0]}
-    with dspy.context(callbacks=[]):  # no LM is asked, so there is nothing to trace
-        bare = _turns(adapter.format(signature, [], dict(query)))
-        prompt = _turns(adapter.format(signature, list(demos), dict(query)))
+    bare, prompt = render_prompt(signature, [], demos[0]), render_prompt(signature, demos, demos[0])
     pairs = zip(reversed(bare), reversed(prompt), strict=False)
     after = next((n for n, (one, other) in enumerate(pairs) if one != other), len(bare))
     before, end = len(bare) - after, len(prompt) - after
     if end - before < 2 or prompt[:before] != bare[:before]:
+        adapter = type(_adapter()).__name__
         raise SettingError(
-            f"{type(adapter).__name__} puts demonstrations into no messages of their own",
+            f"{adapter} puts demonstrations into no messages of their own",
             expected="an adapter whose format() gives each demonstration a user and an assistant message",
             fix="use dspy.ChatAdapter(), or give the adapter messages for demonstrations",
         )
     return prompt[before:end]
+
+
+def render_prompt(signature: Any, demos: Sequence[Mapping[str, Any]], query: Mapping[str, Any]) -> list[Turn]:
+    """Return all messages of a prompt: (role, text) in order; of `query` the input fields are asked."""
+    inputs = {name: query[name] for name in signature.input_fields if name in query}
+    with dspy.context(callbacks=[]):  # no LM is asked, so there is nothing to trace
+        return turns(_adapter().format(signature, list(demos), inputs))
 
 
 def pool_of(signature: Any, demos: Sequence[Mapping[str, Any]]) -> Pool:
@@ -55,17 +59,24 @@ def _record(signature: Any, demo: Mapping[str, Any]) -> dict[str, str]:
     return {"question": "\n\n".join(text for _, text in asked), "answer": answer, "label": label}
 
 
-def _turns(prompt: Any) -> list[Turn]:
-    """Read a prompt: its messages are dicts in dspy 3.4, objects with a role and parts in 3.5."""
+def turns(prompt: Any) -> list[Turn]:
+    """Read a prompt: a list of dicts in dspy 3.4; in 3.5 a request: system text, messages of parts."""
     messages = getattr(prompt, "messages", prompt)
-    return [(_get(message, "role"), _text(_get(message, "content", "parts"))) for message in messages]
+    system = getattr(prompt, "system", None)
+    read = [(_get(message, "role"), _text(_get(message, "content", "parts"))) for message in messages]
+    return [("system", _text(system)), *read] if system else read
+
+
+def _adapter() -> Any:
+    return dspy.settings.adapter or dspy.ChatAdapter()
 
 
 def _text(content: Any) -> str:
     """Join the texts of a message; what is no text (images, audio) is named by its type."""
     if isinstance(content, str):
         return content
-    return "\n".join(_get(part, "text") or f"[{_get(part, 'type')}]" for part in content or ())
+    texts = ((_get(part, "text"), _get(part, "type")) for part in content or ())
+    return "\n".join(f"[{kind}]" if text is None else text for text, kind in texts)
 
 
 def _get(record: Any, *names: str) -> Any:

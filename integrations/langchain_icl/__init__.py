@@ -1,4 +1,4 @@
-"""icl_plugins in LangChain: example selectors, and the fixed many-shot prompt as a prompt template."""
+"""icl_plugins in LangChain: example selectors, the many-shot prompt as a template, models behind a state."""
 
 from icl_plugins.errors import OptionalDependencyError
 
@@ -13,8 +13,10 @@ except ModuleNotFoundError as error:
         fix="pip install 'icl-plugins[langchain]'",
     ) from error
 
+from langchain_icl.chat import ChatDeepThinking
 from langchain_icl.hybrid import HybridExampleSelector
 from langchain_icl.lazy import LazySelection
+from langchain_icl.llm import DeepThinkingLLM
 from langchain_icl.methods import (
     BestOfNExampleSelector,
     BM25ExampleSelector,
@@ -37,6 +39,8 @@ from langchain_icl.templates import plain_template
 __all__ = [
     "BM25ExampleSelector",
     "BestOfNExampleSelector",
+    "ChatDeepThinking",
+    "DeepThinkingLLM",
     "GradCEExampleSelector",
     "GradFSExampleSelector",
     "GradREExampleSelector",

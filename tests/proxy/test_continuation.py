@@ -1,5 +1,8 @@
 """What is tokenized once and continued has the tokens of the whole text, whatever the tokenizer."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,3 +159,20 @@ def test_the_common_length_is_that_of_a_loop(one, other):
         length += 1
     assert common_length(one, other) == common_length(tuple(one), tuple(other)) == length
     assert common_length("".join(map(str, one)), "".join(map(str, other))) == length
+
+
+def test_threads_with_other_texts_do_not_mix_them_up(tokenizer):
+    encoder = TextEncoder(tokenizer)
+    shared = RequestEncoder(PlainText(encoder).tokenize)
+    texts = [
+        f"{letter} my card has not arrived {letter} " * 3 + str(row) for row in range(60) for letter in "ABCD"
+    ]
+    expected = [encoder.tokenize([text])[0][0] for text in texts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda text: shared.tokens([text])[0][0], texts))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected

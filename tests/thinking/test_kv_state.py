@@ -57,7 +57,7 @@ def test_texts_behind_a_state_are_those_written_by_hand(proxy_of, prompt, family
     state = fit(proxy, prompt)
     asked = [*queries(), {"text": " ".join(["card"] * 2 * len(state.ids))}]
     texts = state.generate(asked, max_new_tokens=7, stop=())
-    decode = state.target.texts.decoded
+    decode = state.target.texts.answer
     assert texts == [decode(written_by_hand(state, query, 7)) for query in asked]
 
 
@@ -74,7 +74,7 @@ def test_one_step_writes_what_transformers_writes_behind_the_whole_prompt(proxy_
                 do_sample=False, pad_token_id=0,
             )[0, len(ids) :]  # fmt: skip
             (text,) = state.generate([query], max_new_tokens=6, num_beams=beams, stop=())
-            assert text == state.target.texts.decoded(expected.tolist())
+            assert text == state.target.texts.answer(expected.tolist())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -273,7 +273,7 @@ def test_a_chat_state_reads_what_the_template_writes(prompt):
         (lambda state: state.generate(queries(), num_return_sequences=2), SettingError, "num_return"),
         (lambda state: state.generate(queries(), temperature="hot"), SettingError, "temperature"),
         (lambda state: state.generate(queries(), stop="\n"), SettingError, "list of texts"),
-        (lambda state: list(state.stream(queries()[0], num_beams=2)), SettingError, "generate"),
+        (lambda state: list(state.stream(queries()[0], num_beams=2)), SettingError, "for a stream"),
     ],
 )
 def test_wrong_calls_are_refused_before_the_model_runs(proxy_of, prompt, call, error, message, monkeypatch):

@@ -21,13 +21,13 @@ def state(proxy_of):
 def test_answers_are_those_of_the_state(state):
     server = StateServer(state)
     texts = state.generate(queries(5), max_new_tokens=6, stop=["e"])
-    for query, messages, text in zip(queries(5), state.messages(queries(5)), texts, strict=True):
+    for messages, text in zip(state.messages(queries(5)), texts, strict=True):
         answer = server.answer(messages, max_new_tokens=6, stop=["e"])
         assert (answer.text, answer.cached_tokens) == (text, len(state.ids))
         assert answer.prompt_tokens == len(state.target.texts.tokens([messages])[0])
-        assert answer.finished == (answer.completion_tokens < 6 or "e" in text or answer.finished)
+        if answer.completion_tokens < 6:
+            assert answer.finished
         assert "".join(server.stream(messages, max_new_tokens=6, stop=["e"])) == text
-        assert query
 
 
 def test_what_waits_is_written_in_one_batch(state, monkeypatch):
@@ -85,6 +85,10 @@ def test_wrong_requests_are_refused_before_they_wait(state):
     server, (messages,) = StateServer(state), state.messages(queries(1))
     with pytest.raises(SettingError, match="max_length"):
         server.answer(messages, max_new_tokens=5, max_length=9)
+    with pytest.raises(SettingError, match="num_return_sequences"):
+        server.answer(messages, max_new_tokens=5, do_sample=True, num_return_sequences=2)
+    with pytest.raises(SettingError, match="for a stream"):
+        next(server.stream(messages, max_new_tokens=5, num_beams=2))
     with pytest.raises(TooLongError):
         server.answer(messages, max_new_tokens=600)
     assert not server._waiting
@@ -105,3 +109,13 @@ def test_a_failure_reaches_everyone_who_waits_for_it(state, monkeypatch):
         for future in asked:
             with pytest.raises(RuntimeError, match="gone"):
                 future.result()
+
+
+def test_an_answer_is_finished_where_it_was_asked_to_end(state):
+    server, (messages,) = StateServer(state), state.messages(queries(1))
+    cut = server.answer(messages, max_new_tokens=3)
+    first = state.target.texts.tokens([messages])[0]
+    assert not cut.finished
+    token = state.proxy.tokenizer(cut.text, add_special_tokens=False).input_ids[0]
+    assert server.answer(messages, max_new_tokens=3, eos_token_id=token, min_new_tokens=0).finished
+    assert len(first) == cut.prompt_tokens

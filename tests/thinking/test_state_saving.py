@@ -135,5 +135,21 @@ def test_damage_is_told(state, tmp_path, damage, message):
 
 def test_a_place_that_cannot_be_written_is_told(state, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match="cannot make"):
+    with pytest.raises(ArtefactError, match="cannot write"):
         state.save(tmp_path / "file" / "state")
+
+
+def test_an_interrupt_leaves_what_was_there(state, proxy_of, tmp_path, monkeypatch):
+    def interrupted(self, path):
+        raise KeyboardInterrupt
+
+    state.save(tmp_path / "old")
+    other = DeepThinking(proxy_of(), steps=2).fit(make_prompt(5))
+    monkeypatch.setattr(ManyShotPrompt, "save", interrupted)
+    for name in ("old", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            other.save(tmp_path / name)
+    monkeypatch.undo()
+    assert KVState.load(tmp_path / "old", state.proxy).fingerprint == state.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
+    assert len(list((tmp_path / "old").iterdir())) == 3

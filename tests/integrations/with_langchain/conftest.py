@@ -1,13 +1,19 @@
-"""Labelled examples, and a selector that counts how often it is asked."""
+"""Labelled examples, a selector that counts how often it is asked, and states of tiny models."""
 
 import time
 from dataclasses import dataclass, field
 
 import pytest
+from tiny_models import LINES, tiny_tokenizer
 
-from icl_plugins import Pool, Random, Template
+from icl_plugins import DeepThinking, ManyShotPrompt, Pool, Proxy, Random, Template
 
 TEMPLATE = Template(question="Query: {text}\nIntent:", answer=" {label}")
+LINES_OF_INTENT = [line.partition("\nIntent:") for line in LINES[:3]]
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,30 @@ def records():
 @pytest.fixture
 def pool(records, template):
     return Pool.from_records(records, template)
+
+
+@pytest.fixture(scope="session")
+def shots():
+    """A prompt of three demonstrations, without an instruction."""
+    pairs = tuple((question + "\nIntent:", answer) for question, _, answer in LINES_OF_INTENT)
+    examples = tuple({"text": question[7:], "label": answer[1:]} for question, _, answer in LINES_OF_INTENT)
+    return ManyShotPrompt(TEMPLATE, pairs, examples)
+
+
+@pytest.fixture(scope="session")
+def make_state(make_model, shots):
+    """Return a factory: layout, steps, prompt -> the state of a tiny model that has 1024 positions."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    proxy = Proxy.from_model(make_model(max_position_embeddings=1024).eval(), tokenizer, name="tiny")
+
+    def make(layout="single", steps=3, prompt=shots):
+        return DeepThinking(proxy, steps=steps, layout=layout).fit(prompt)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def state(make_state):
+    """A state of layout "single" that no test may change."""
+    return make_state()

@@ -1,0 +1,82 @@
+"""States in folders: what they tell of themselves, and whether one may be written there."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icl_plugins.errors import ArtefactError
+
+
+def check_state_folder(option: str, out: Path) -> None:
+    """Raise ArtefactError unless a state can be written to a folder without loss of anything but a state."""
+    from icl_plugins.thinking.saving import STATE
+
+    if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_file():
+        raise ArtefactError(
+            f"{option} {str(out)!r} is a folder that holds other things than a state",
+            expected="a folder that is new, empty or a state, which is then replaced",
+            fix="choose another path",
+        )
+    above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ArtefactError(
+            f"{option} {str(out)!r} cannot be written: {str(above)!r} is no folder, or not writable",
+            expected="a folder that can be made or is writable",
+            fix="choose another path",
+        )
+
+
+def state_content(folder: Path) -> dict[str, Any]:
+    """Return how a saved state was made and what it holds, its tensors unread; raises ArtefactError."""
+    from icl_plugins.prompt import ManyShotPrompt
+    from icl_plugins.thinking.saving import PROMPT, TENSORS, describe
+
+    body = describe(folder)
+    thinking = body["thinking"]
+    return {
+        "model": body["model"]["name"],
+        "dtype": body["dtype"],
+        "layout": body["layout"],
+        "shots": len(ManyShotPrompt.load(folder / PROMPT).demonstrations),
+        "tokens": len(body["ids"]),
+        "bytes": (folder / TENSORS).stat().st_size,
+        "loss": _losses(thinking),
+        "thinking": thinking,
+        "fingerprint": body["fingerprint"],
+    }
+
+
+def state_lines(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    """Return the content of a state as names and values."""
+    thinking, loss = content["thinking"], content["loss"]
+    steps = thinking["steps"]
+    read = f"read {steps} times" if steps > 1 else "read once, which is plain in-context learning"
+    pace = f", step size {thinking['step_size']:g}, momentum {thinking['momentum']:g}" if steps > 1 else ""
+    held_out = ""
+    if loss is not None:
+        held_out = (
+            f"{loss['one_step']:.3f} nats at 1 step, {loss['chosen']:.3f} at the chosen"
+            f" ({loss['demonstrations']} demonstrations)"
+        )
+    return (
+        ("chosen", f"{read}{pace}, positions {thinking['positions']}"),
+        ("why", thinking["reason"]),
+        ("held-out loss", held_out),
+        ("holds", f"{content['tokens']:,} tokens of {content['shots']:,} demonstrations"),
+        ("size", f"{content['bytes'] / 1e6:,.1f} MB"),
+        ("model", f"{content['model']} in {content['dtype']}, layout {content['layout']}"),
+    )
+
+
+def _losses(thinking: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the held-out losses of the pace that was chosen, None where nothing was held out."""
+    pace = (thinking["step_size"], thinking["positions"])
+    for one in thinking["held_out"]:
+        if (one["step_size"], one["positions"]) == pace:
+            return {
+                "one_step": one["loss"][0],
+                "chosen": one["loss"][thinking["steps"] - 1],
+                "demonstrations": one["demonstrations"],
+            }
+    return None

@@ -1,0 +1,131 @@
+"""The report of a state: how it was made, how many readings were chosen and why, and how far it moved."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icl_plugins.errors import ArtefactError
+from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.provenance import origin_of
+from icl_plugins.readers import FilePath
+from icl_plugins.report.demonstrations import Shot, demonstrations_list
+from icl_plugins.report.markup import element, joined
+from icl_plugins.report.page import Report, Section, paragraph
+from icl_plugins.report.plot import require_matplotlib
+from icl_plugins.report.selection import made_table
+from icl_plugins.report.thinking_plots import accuracy_plot, loss_plot, norms_plot
+from icl_plugins.thinking.saving import PROMPT, TENSORS, describe
+
+_ARTEFACT = {
+    "reference": (
+        "Positions: the prompt was read again behind itself, the keys taken as they are (reference). "
+        "Even in the first layer, which sees nothing but the tokens, keys then differ from the first reading "
+        "by their positions alone (values too, where positions are added to the embeddings). That is an "
+        "artefact of the positions: large norms near the input are not a finding."
+    ),
+    "overlap": (
+        "Positions: the prompt was read again at its own positions (overlap). The first layer, which sees "
+        "nothing but the tokens, is then the same at every reading: its norms are exactly 0, and all others "
+        "come from what was read, not from positions."
+    ),
+    "relative": (
+        "Positions: the prompt was read again behind itself, and the keys were moved back (relative). The "
+        "first layer, which sees nothing but the tokens, is then the same at every reading: its norms are 0 "
+        "but for rounding, and all others come from what was read, not from positions."
+    ),
+}
+
+
+def state_report(folder: FilePath) -> Report:
+    """Report a saved state: held-out loss and accuracy against readings, norms by layer and reading.
+
+    The model is not needed, and the tensors are not read. Raises ArtefactError for a folder that is no state
+    or is damaged, OptionalDependencyError without matplotlib.
+    """
+    require_matplotlib()
+    folder = Path(folder)
+    body = describe(folder)
+    prompt = ManyShotPrompt.load(folder / PROMPT)
+    if prompt.fingerprint != body["prompt"]:
+        raise ArtefactError(
+            f"{str(folder)!r} is damaged: its prompt is another",
+            expected="a folder as KVState.save wrote it",
+            fix="restore it, or make the state again from its prompt",
+        )
+    thinking = body["thinking"]
+    config = {name: value for name, value in thinking.items() if name not in ("held_out", "norms")}
+    model = {name: value for name, value in body["model"].items() if name != "name"}
+    fingerprints = {"state": body["fingerprint"], "prompt": prompt.fingerprint, **model}
+    return Report(
+        f"A state of {len(prompt.demonstrations):,} demonstrations, {_times(thinking['steps'])}",
+        _facts(body, (folder / TENSORS).stat().st_size),
+        (
+            _choosing(thinking),
+            _movement(thinking),
+            Section("demonstrations", "Demonstrations", (), demonstrations_list(_shots(prompt))),
+            Section("made", "How it was made", (), made_table(config, fingerprints)),
+        ),
+    )
+
+
+def _facts(body: Mapping[str, Any], size: int) -> dict[str, str]:
+    thinking = body["thinking"]
+    return {
+        "Readings": f"{thinking['steps']:,}: {thinking['reason']}",
+        "Step size": f"{thinking['step_size']:g}, momentum {thinking['momentum']:g}",
+        "Positions": thinking["positions"],
+        "Model": f"{body['model']['name']} in {body['dtype']}",
+        "Layout": body["layout"],
+        "Tokens": f"{len(body['ids']):,}",
+        "Size": f"{size / 1e6:,.1f} MB",
+    }
+
+
+def _choosing(thinking: Mapping[str, Any]) -> Section:
+    heading, curves, steps = "Held-out demonstrations", thinking["held_out"], thinking["steps"]
+    if not curves:
+        told = (
+            f"None were held out, so there are no curves: the number of readings ({steps}) and the step size "
+            f"were not chosen by a measurement ({thinking['reason']}). think --steps auto measures."
+        )
+        return Section("held-out", heading, (), paragraph(told))
+    told = (
+        "Each demonstration was scored behind a state of those in the other folds, so never behind itself, "
+        "and no other data were seen. One reading is plain in-context learning. Chosen: "
+        f"{thinking['reason']}."
+    )
+    plots = [loss_plot(curves, thinking)]
+    if curves[0]["accuracy"] is None:
+        told += " Accuracy: none, since answers are texts of their own here, not classes that recur."
+    else:
+        plots.append(accuracy_plot(curves, thinking))
+    return Section("held-out", heading, tuple(plots), paragraph(told))
+
+
+def _movement(thinking: Mapping[str, Any]) -> Section:
+    heading = "How far keys and values moved"
+    if not thinking["norms"]:
+        told = "The prompt was read once, which is plain in-context learning: nothing was moved."
+        return Section("norms", heading, (), paragraph(told))
+    plots = tuple(norms_plot(part, thinking["norms"]) for part in ("keys", "values"))
+    told = joined(element("p", text) for text in (_FIGURE, _ARTEFACT[thinking["positions"]]))
+    return Section("norms", heading, plots, told)
+
+
+_FIGURE = (
+    "What arXiv 2305.13016 shows in its figure 5: at each reading after the first, how far the new keys and "
+    "values of each layer are from the kept ones, before these take their step. It tells how much is moved, "
+    "not whether that helps."
+)
+
+
+def _shots(prompt: ManyShotPrompt) -> list[Shot]:
+    told = origin_of(prompt)
+    return [
+        Shot(question, answer, answer.strip(), row, score, None)
+        for (question, answer), row, score in zip(prompt.demonstrations, told.rows, told.scores, strict=True)
+    ]
+
+
+def _times(steps: int) -> str:
+    return "read once" if steps == 1 else f"read {steps:,} times"
