@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from icl_plugins.errors import ProxyError
+from icl_plugins.errors import ProxyError, SettingError
 
 if TYPE_CHECKING:
+    from icl_plugins.prompt import ManyShotPrompt
     from icl_plugins.proxy.model import Proxy
 
 
@@ -20,4 +21,22 @@ def check_model(proxy: "Proxy") -> None:
             f"{type(proxy.model).__name__} cannot go on behind keys and values: {shared.reason}",
             expected="a model that gives the same behind its cache as for the whole text",
             fix="choose another model, or send the prompt as it is",
+        )
+
+
+def check_tunable(proxy: "Proxy", prompt: "ManyShotPrompt") -> None:
+    """Raise ProxyError for a model that takes no mask of its own, SettingError for too few demonstrations."""
+    if len(prompt.demonstrations) < 3:
+        raise SettingError(
+            f"context tuning of {len(prompt.demonstrations)} demonstrations",
+            expected="three at least: each is answered by the others, and some are held out",
+            fix="choose more demonstrations, or use DeepThinking",
+        )
+    check_model(proxy)
+    shared = proxy.shared_prefix
+    if shared.way != "tree":
+        raise ProxyError(
+            f"{type(proxy.model).__name__} takes no mask of its own: {shared.reason}",
+            expected="a model that lets each token see only what it is told to see",
+            fix="choose another model, or use DeepThinking",
         )

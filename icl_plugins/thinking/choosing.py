@@ -1,8 +1,8 @@
-"""How many times to read: chosen on demonstrations that are held out of the prompt, never on other data."""
+"""How many steps to take: chosen on demonstrations that are held out of the prompt, never on other data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.progress import tell_progress
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.thinking.prefix import begin_with, prefix_tokens
-from icl_plugins.thinking.reading import Pace, think
+from icl_plugins.thinking.reading import Thought
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -19,25 +19,39 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-9  # nats; ties go to fewer steps
 
 
+class Recipe(Protocol):
+    """How the states of a prompt come one after the other, the first of them plain in-context learning."""
+
+    def states(
+        self, proxy: "Proxy", prompt: ManyShotPrompt, texts: LocalTexts, ids: tuple[int, ...], steps: int
+    ) -> Iterator[Thought]:
+        """Yield the state of the prompt, whose tokens are ids, after 1, 2, ... steps."""
+        ...
+
+    def told(self) -> dict[str, Any]:
+        """Return its settings, as JSON holds them."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What was measured on held-out demonstrations with one pace.
+    """What was measured on held-out demonstrations with one recipe.
 
-    losses: (n, T) nats of each demonstration's answer, when it is held out and the others were read 1..T
-    times. right: (n, T) bool, whether its answer was the likeliest of all answers of the prompt; None where
-    answers are texts of their own.
+    losses: (n, T) nats of each demonstration's answer, when it is held out and the state is that of the
+    others after 1..T steps. right: (n, T) bool, whether its answer was the likeliest of all answers of the
+    prompt; None where answers are texts of their own.
     """
 
-    pace: Pace
+    recipe: Recipe
     losses: np.ndarray
     right: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The pace and the number of steps that were chosen, and why."""
+    """The recipe and the number of steps that were chosen, and why."""
 
-    pace: Pace
+    recipe: Recipe
     steps: int
     reason: str
 
@@ -46,7 +60,7 @@ def hold_out(
     proxy: "Proxy",
     prompt: ManyShotPrompt,
     texts: LocalTexts,
-    pace: Pace,
+    recipe: Recipe,
     *,
     steps: int,
     folds: int,
@@ -66,13 +80,13 @@ def hold_out(
         own = [labels or [answers[row]] for row in rows]
         shown = _without(prompt, rows)
         queries = [(prompt.examples[row], choices) for row, choices in zip(rows, own, strict=True)]
-        for step, scores in enumerate(scores_by_step(proxy, shown, queries, texts, pace, steps)):
+        for step, scores in enumerate(scores_by_step(proxy, shown, queries, texts, recipe, steps)):
             for row, choices, values in zip(rows, own, scores, strict=True):
                 losses[row, step] = -values[choices.index(answers[row])]
                 if right is not None:
                     right[row, step] = choices[int(values.argmax())] == answers[row]
         tell_progress("held-out demonstrations", done + 1, len(parts))
-    return HeldOut(pace, losses, right)
+    return HeldOut(recipe, losses, right)
 
 
 def choose(held_out: Sequence[HeldOut]) -> Choice:
@@ -96,7 +110,7 @@ def choose(held_out: Sequence[HeldOut]) -> Choice:
         f"held-out loss {mean[(at, step)]:.3f} nats; {once:.3f} at one step, {best:.3f} at the least"
         f" ({least[1] + 1} of {held_out[0].losses.shape[1]} steps); the fewest within one standard error"
     )
-    return Choice(held_out[at].pace, step + 1, reason)
+    return Choice(held_out[at].recipe, step + 1, reason)
 
 
 def summary(one: HeldOut) -> Mapping[str, Any]:
@@ -104,8 +118,7 @@ def summary(one: HeldOut) -> Mapping[str, Any]:
     losses = one.losses
     error = losses.std(0, ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else np.zeros(losses.shape[1])
     return {
-        "step_size": one.pace.step_size,
-        "positions": one.pace.mode,
+        **one.recipe.told(),
         "loss": losses.mean(0).tolist(),
         "standard_error": error.tolist(),
         "accuracy": None if one.right is None else one.right.mean(0).tolist(),
@@ -118,7 +131,7 @@ def scores_by_step(
     shown: ManyShotPrompt,
     queries: Sequence[tuple[Mapping[str, object], Sequence[str]]],
     texts: LocalTexts,
-    pace: Pace,
+    recipe: Recipe,
     steps: int,
 ) -> Iterator[list[np.ndarray]]:
     """Yield, after each step, the scores of the choices of each query behind the prompt that is shown."""
@@ -128,7 +141,7 @@ def scores_by_step(
         [continued(choices, shown.template, texts.layout) for _, choices in queries],
     )
     behind = [request.behind(len(ids)) for request in begin_with(ids, requests)]
-    for thought in think(proxy, ids, pace, steps):
+    for thought in recipe.states(proxy, shown, texts, ids, steps):
         found: dict[int, np.ndarray] = {}
         for rows, values in proxy.shared_prefix.score(thought.state, behind):
             found.update(zip(rows, values, strict=True))

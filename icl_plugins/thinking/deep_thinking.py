@@ -1,18 +1,14 @@
 """Deep thinking (arXiv 2305.13016): read the demonstrations several times; the query then needs none."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.errors import SettingError
 from icl_plugins.prompt import Layout, ManyShotPrompt
-from icl_plugins.selectors._settings import check_choice, check_models, check_real, check_seed, load_proxy
+from icl_plugins.selectors._settings import check_choice, check_real
+from icl_plugins.thinking.settings import candidates, check_common
 
 if TYPE_CHECKING:
-    from icl_plugins.evaluation.local_texts import LocalTexts
     from icl_plugins.proxy.model import Proxy
-    from icl_plugins.thinking.choosing import Choice, HeldOut
     from icl_plugins.thinking.kv_state import KVState
     from icl_plugins.thinking.positions import Mode
     from icl_plugins.thinking.reading import Pace
@@ -44,21 +40,12 @@ class DeepThinking:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
-        check_models(self)
-        if self.steps != "auto":
-            whole_number("steps", self.steps, 1)
-        for size in _all(self.step_size):
+        check_common(self)
+        for size in candidates("step_size", self.step_size):
             check_real("step_size", size)
         check_real("momentum", self.momentum, at_most=1.0)
-        for mode in _all(self.positions):
+        for mode in candidates("positions", self.positions):
             check_choice("positions", mode, _MODES)
-        whole_number("max_steps", self.max_steps, 1)
-        whole_number("folds", self.folds, 2)
-        check_choice("layout", self.layout, ("single", "turns", "json"))
-        check_seed(self.seed)
-        for name in ("step_size", "positions"):
-            if not _all(getattr(self, name)):
-                raise SettingError(f"{name}=()", expected="one value at least", fix=f"leave {name} out")
 
     @classmethod
     def paper(cls, model: "str | Proxy" = "micro", steps: int = 15) -> Self:
@@ -75,72 +62,19 @@ class DeepThinking:
         Raises SettingError for a prompt without demonstrations, TooLongError where it does not fit,
         ProxyError for a model that keeps no keys and values or whose keys do not last, NonFiniteError.
         """
-        from icl_plugins.evaluation.local_texts import LocalTexts
-        from icl_plugins.thinking.checks import check_model
-        from icl_plugins.thinking.kv_state import KVState
-        from icl_plugins.thinking.prefix import prefix_tokens
-        from icl_plugins.thinking.reading import think
+        from icl_plugins.thinking.fitting import fit
 
-        proxy = load_proxy(self.model)
-        check_model(proxy)
-        texts = LocalTexts(proxy, self.layout)
-        ids = prefix_tokens(texts, prompt)
-        choice, held_out = self._choose(proxy, prompt, texts, len(ids))
-        norms = []
-        for thought in think(proxy, ids, choice.pace, choice.steps):
-            if thought.norms is not None:
-                norms.append(thought.norms.tolist())
-        return KVState(
-            proxy, prompt, self.layout, ids, tuple(thought.precise), self._told(choice, held_out, norms)
-        )
+        return fit(self, prompt, self._paces)
 
-    def _choose(
-        self, proxy: "Proxy", prompt: ManyShotPrompt, texts: "LocalTexts", length: int
-    ) -> "tuple[Choice, list[HeldOut]]":
-        from icl_plugins.thinking.choosing import Choice, choose, hold_out
-
-        paces = list(self._paces(proxy, length))
-        if self.steps != "auto" and len(paces) == 1:
-            return Choice(paces[0], self.steps, "asked for"), []
-        if len(prompt.demonstrations) == 1:
-            steps = 1 if self.steps == "auto" else self.steps
-            return Choice(paces[0], steps, "one demonstration: none can be held out"), []
-        steps = self.max_steps if self.steps == "auto" else self.steps
-        measured = [
-            hold_out(proxy, prompt, texts, pace, steps=steps, folds=self.folds, seed=self.seed)
-            for pace in paces
-        ]
-        if self.steps != "auto":  # the pace alone is to be chosen
-            best = min(measured, key=lambda one: float(one.losses[:, -1].mean()))
-            return Choice(best.pace, self.steps, "the least held-out loss at this number of steps"), measured
-        return choose(measured), measured
-
-    def _paces(self, proxy: "Proxy", length: int) -> "Iterator[Pace]":
+    def _paces(self, proxy: "Proxy", length: int) -> "list[Pace]":
         from icl_plugins.thinking.positions import resolve
         from icl_plugins.thinking.reading import Pace
 
         resolved = {}
-        for asked in _all(self.positions):
+        for asked in candidates("positions", self.positions):
             mode, move, _ = resolve(proxy, asked, length)
             resolved[mode] = move
-        for mode, move in resolved.items():
-            for size in dict.fromkeys(_all(self.step_size)):
-                yield Pace(float(size), self.momentum, mode, move)
-
-    def _told(self, choice: "Choice", held_out: "list[HeldOut]", norms: list[Any]) -> dict[str, Any]:
-        """Return how the state was made, as JSON holds it."""
-        from icl_plugins.thinking.choosing import summary
-
-        return {
-            "steps": choice.steps,
-            "step_size": choice.pace.step_size,
-            "momentum": self.momentum,
-            "positions": choice.pace.mode,
-            "reason": choice.reason,
-            "held_out": [summary(one) for one in held_out],
-            "norms": norms,
-        }
-
-
-def _all(values: Any) -> tuple[Any, ...]:
-    return values if isinstance(values, tuple) else (values,)
+        sizes = candidates("step_size", self.step_size)
+        return [
+            Pace(float(size), self.momentum, mode, move) for mode, move in resolved.items() for size in sizes
+        ]

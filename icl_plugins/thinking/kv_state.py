@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 
 Fields = Mapping[str, object]
 
+# What of `thinking` tells how it went, not what was done.
+_TOLD = ("reason", "held_out", "norms", "losses", "seconds")
+
 
 @dataclass(frozen=True, eq=False)
 class KVState:
     """The keys and values of a prompt after deep thinking, with the model that they belong to.
 
     prompt, layout: what was read, and how it was written. ids: its L tokens. layers: keys and values of each
-    layer, (1, heads, L, d) in float32 at least. thinking: how the state was made: steps, step_size, momentum,
-    positions, the reason, held-out curves, and norms (steps - 1, layers, 2) of new reading - history.
+    layer, (1, heads, L, d) in float32 at least. thinking: how the state was made: method, steps and settings,
+    the reason, held-out curves, and norms (steps - 1, layers, 2) of new reading - history.
 
     Several threads may use one state, and several states one model: what they ask runs one by one.
     """
@@ -56,7 +59,7 @@ class KVState:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of all that decides the state: model, tokenizer, tokens, prompt, settings."""
-        settings = {name: self.thinking[name] for name in ("steps", "step_size", "momentum", "positions")}
+        settings = {name: value for name, value in self.thinking.items() if name not in _TOLD}
         parts = (*self.proxy.fingerprint.values(), self.prompt.fingerprint, self.layout)
         return fingerprint("state", *parts, canonical_json(settings), canonical_json(list(self.ids)))
 

@@ -1,6 +1,7 @@
 """The tokens of a prompt that stand in front of every query."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os.path import commonprefix
 
 from icl_plugins.errors import DataError, SettingError, TooLongError
@@ -26,10 +27,7 @@ def prefix_tokens(texts: LocalTexts, prompt: ManyShotPrompt) -> tuple[int, ...]:
         raise SettingError(
             "a prompt without demonstrations", expected="one at least, to be read", fix="choose some"
         )
-    questions = [question for question, _ in prompt.demonstrations[:_OWN]]
-    # A template that begins with text of its own leaves no other beginning; "A" and "b" show where it ends.
-    free = not commonprefix(questions) or len(set(questions)) == 1
-    tries = [*questions, *(_BEGINNINGS if free else _BEGINNINGS[:2])]
+    tries = _tries(prompt)
     try:
         tokens = texts.tokens([_asked(prompt, question, texts) for question in tries])
     except TooLongError as error:
@@ -39,6 +37,28 @@ def prefix_tokens(texts: LocalTexts, prompt: ManyShotPrompt) -> tuple[int, ...]:
             fix="take fewer demonstrations, or choose a model with a longer context",
         ) from error
     return tuple(tokens[0][: min(common_length(tokens[0], other) for other in tokens)])
+
+
+def demonstration_starts(texts: LocalTexts, prompt: ManyShotPrompt, ids: Sequence[int]) -> list[int]:
+    """Return where the tokens of each demonstration begin among those of the prompt.
+
+    As many as all prompts have in common that end in front of it.
+    """
+    tries = _tries(prompt)
+    starts = []
+    for row in range(len(prompt.demonstrations)):
+        head = replace(prompt, demonstrations=prompt.demonstrations[:row], examples=prompt.examples[:row])
+        asked = [_asked(head, question, texts, prompt.examples[0]) for question in tries]
+        starts.append(min(common_length(list(ids), tokens) for tokens in texts.tokens(asked)))
+    return starts
+
+
+def _tries(prompt: ManyShotPrompt) -> list[str]:
+    """Return questions whose beginnings differ in all ways that may change the tokens in front of them."""
+    questions = [question for question, _ in prompt.demonstrations[:_OWN]]
+    # A template that begins with text of its own leaves no other beginning; "A" and "b" show where it ends.
+    free = not commonprefix(questions) or len(set(questions)) == 1
+    return [*questions, *(_BEGINNINGS if free else _BEGINNINGS[:2])]
 
 
 def begin_with(ids: Sequence[int], requests: Sequence[Request]) -> Sequence[Request]:
@@ -53,8 +73,10 @@ def begin_with(ids: Sequence[int], requests: Sequence[Request]) -> Sequence[Requ
     return requests
 
 
-def _asked(prompt: ManyShotPrompt, question: str, texts: LocalTexts) -> Messages:
+def _asked(
+    prompt: ManyShotPrompt, question: str, texts: LocalTexts, fields: Mapping[str, object] | None = None
+) -> Messages:
     if texts.layout == "single":
         return [{"role": "user", "content": prompt.prefix + question}]
-    before = prompt.messages(prompt.examples[0], texts.layout)[:-1]
+    before = prompt.messages(fields or prompt.examples[0], texts.layout)[:-1]
     return [*before, {"role": "user", "content": question}]

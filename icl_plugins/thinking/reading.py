@@ -18,6 +18,8 @@ from icl_plugins.thinking.recursion import KeysAndValues, Memory
 from icl_plugins.thinking.shared_cache import sharing
 
 if TYPE_CHECKING:
+    from icl_plugins.evaluation.local_texts import LocalTexts
+    from icl_plugins.prompt import ManyShotPrompt
     from icl_plugins.proxy.model import Proxy
 
 # Tokens read at a time behind the history.
@@ -29,13 +31,15 @@ class Thought:
     """The state after a step, its tensors those of the recursion: they change when the next step is taken.
 
     step: 1 is plain in-context learning. state: in the model's precision. precise: in float32 at least.
-    norms: (layers, 2) how far keys and values were from the new reading, None at step 1.
+    norms: (layers, 2) how far keys and values were from the new reading, None at step 1. loss: nats, of the
+    demonstrations before the step, where it is trained.
     """
 
     step: int
     state: PrefixState
     precise: KeysAndValues
     norms: np.ndarray | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,18 @@ class Pace:
     momentum: float
     mode: Mode
     move: Move | None = None
+
+    def states(
+        self, proxy: "Proxy", prompt: "ManyShotPrompt", texts: "LocalTexts", ids: tuple[int, ...], steps: int
+    ) -> Iterator[Thought]:
+        """Yield the state after 1, 2, ... readings; see `think`."""
+        return think(proxy, ids, self, steps)
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings, as JSON holds them."""
+        named = f"step size {self.step_size:g}, momentum {self.momentum:g}, positions {self.mode}"
+        values = {"step_size": self.step_size, "momentum": self.momentum, "positions": self.mode}
+        return {"method": "deep thinking", "recipe": named, **values}
 
 
 def think(proxy: "Proxy", ids: Sequence[int], pace: Pace, steps: int) -> Iterator[Thought]:

@@ -92,7 +92,7 @@ def test_the_pace_with_the_least_loss_is_taken():
     slow, fast = (Pace(size, 0.9, "overlap") for size in (0.01, 0.1))
     base = np.array([[3.0, 2.9], [2.0, 1.9]])
     found = choose([measured(base, slow), measured(base - [[0.0, 1.0]], fast)])
-    assert (found.pace, found.steps) == (fast, 2)
+    assert (found.recipe, found.steps) == (fast, 2)
 
 
 def test_automatic_steps_read_what_was_chosen(proxy_of, monkeypatch):
