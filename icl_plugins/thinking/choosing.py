@@ -89,8 +89,8 @@ def hold_out(
     return HeldOut(recipe, losses, right)
 
 
-def choose(held_out: Sequence[HeldOut]) -> Choice:
-    """Choose the fewest steps whose mean loss is within one standard error of the least.
+def choose(held_out: Sequence[HeldOut], standard_errors: float = 1.0) -> Choice:
+    """Choose the fewest steps whose mean loss is within so many standard errors of the least.
 
     The error is that of the paired differences to the least: what makes one demonstration harder than
     another is in both. One step, plain in-context learning, is always among the candidates.
@@ -101,14 +101,15 @@ def choose(held_out: Sequence[HeldOut]) -> Choice:
 
     def near(one: tuple[int, int]) -> bool:
         difference = held_out[one[0]].losses[:, one[1]] - held_out[least[0]].losses[:, least[1]]
-        error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.inf
-        return bool(difference.mean() <= error + _ROUNDING)
+        error = standard_errors and difference.std(ddof=1) / len(difference) ** 0.5
+        return bool(difference.mean() <= standard_errors * error + _ROUNDING)
 
     at, step = min((one for one in candidates if near(one)), key=lambda one: (one[1], mean[one]))
-    once, best = mean[(0, 0)], mean[least]
+    once, best, most = mean[(0, 0)], mean[least], held_out[0].losses.shape[1]
+    rule = f"the fewest within {standard_errors:g} standard error of it" if standard_errors else "the least"
     reason = (
         f"held-out loss {mean[(at, step)]:.3f} nats; {once:.3f} at one step, {best:.3f} at the least"
-        f" ({least[1] + 1} of {held_out[0].losses.shape[1]} steps); the fewest within one standard error"
+        f" ({least[1] + 1} of {most} steps); {rule}"
     )
     return Choice(held_out[at].recipe, step + 1, reason)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.selectors._settings import check_real, load_proxy
@@ -26,6 +26,8 @@ class ContextTuning:
 
     Raises SettingError for values that cannot be.
     """
+
+    standard_errors: ClassVar[float] = 0.0  # the least held-out loss: early stopping
 
     model: "str | Proxy" = "micro"
     steps: int | Literal["auto"] = "auto"

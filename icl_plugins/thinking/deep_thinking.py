@@ -1,7 +1,7 @@
 """Deep thinking (arXiv 2305.13016): read the demonstrations several times; the query then needs none."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.selectors._settings import check_choice, check_real
@@ -27,6 +27,9 @@ class DeepThinking:
 
     Raises SettingError for values that cannot be.
     """
+
+    # Fewer steps are taken where the loss says so little: most of the time more reading is noise.
+    standard_errors: ClassVar[float] = 1.0
 
     model: "str | Proxy" = "micro"
     steps: int | Literal["auto"] = "auto"

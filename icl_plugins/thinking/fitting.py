@@ -67,6 +67,6 @@ def _choose(
         for recipe in recipes
     ]
     if asked == "auto":
-        return choose(measured), measured
+        return choose(measured, settings.standard_errors), measured
     best = min(measured, key=lambda one: float(one.losses[:, -1].mean()))
     return Choice(best.recipe, asked, "the least held-out loss at this number of steps"), measured

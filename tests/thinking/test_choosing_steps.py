@@ -88,6 +88,14 @@ def test_steps_that_help_everywhere_are_taken():
     assert choose([measured(losses[:, ::-1])]).steps == 1
 
 
+@given(LOSSES)
+def test_without_standard_errors_the_least_loss_is_taken(losses):
+    losses = np.array(losses)
+    steps = choose([measured(losses)], standard_errors=0).steps
+    assert losses[:, steps - 1].mean() <= losses.mean(0).min() + 1e-9
+    assert (losses[:, : steps - 1].mean(0) > losses.mean(0).min()).all()
+
+
 def test_the_pace_with_the_least_loss_is_taken():
     slow, fast = (Pace(size, 0.9, "overlap") for size in (0.01, 0.1))
     base = np.array([[3.0, 2.9], [2.0, 1.9]])
@@ -116,7 +124,7 @@ def test_a_random_model_does_not_think(proxy_of):
     """It learns nothing in context, so that reading more is noise: plain in-context learning stays."""
     state = DeepThinking(proxy_of(), max_steps=4).fit(make_prompt(9))
     assert state.thinking["steps"] == 1
-    assert "one standard error" in state.thinking["reason"]
+    assert "within 1 standard error" in state.thinking["reason"]
 
 
 def test_one_demonstration_is_not_held_out_of_itself(proxy_of):
