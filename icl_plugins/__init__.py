@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from icl_plugins.selectors.random import Random
     from icl_plugins.selectors.similarity import Similarity
     from icl_plugins.selectors.typicality import Typicality
+    from icl_plugins.thinking.context_tuning import ContextTuning
     from icl_plugins.thinking.deep_thinking import DeepThinking
     from icl_plugins.thinking.kv_state import KVState
 
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BM25",
     "BestOfN",
+    "ContextTuning",
     "DeepThinking",
     "GradCE",
     "GradFS",
@@ -55,6 +57,7 @@ __all__ = [
 _HOME = {
     "BM25": "icl_plugins.selectors.bm25",
     "BestOfN": "icl_plugins.selectors.best_of_n",
+    "ContextTuning": "icl_plugins.thinking.context_tuning",
     "DeepThinking": "icl_plugins.thinking.deep_thinking",
     "GradCE": "icl_plugins.selectors.grad_ce",
     "GradFS": "icl_plugins.selectors.influence",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icl_plugins import DeepThinking, KVState, ManyShotPrompt, Pool, Proxy, Template
+from icl_plugins import ContextTuning, DeepThinking, KVState, ManyShotPrompt, Pool, Proxy, Template
 from icl_plugins.cli import run
 from icl_plugins.thinking import saving
 
@@ -54,6 +54,41 @@ def test_think_writes_the_state_that_python_makes(think, model):
     assert contents("state") == contents("expected")
 
 
+def test_context_tuning_is_that_of_python_and_told_by_its_name(think, model):
+    settings = {"learning_rate": (0.01, 0.1), "dropout": 0.2, "folds": 2}
+    options = ("--learning-rate", "0.01", "--learning-rate", "0.1", "--dropout", "0.2", "--folds", "2")
+    code, out, _ = think("--method", "context_tuning", "--steps", "3", "--seed", "5", *options)
+    assert code == 0
+    state = ContextTuning(Proxy.load(model), steps=3, seed=5, **settings).fit(make_prompt())
+    state.save("expected")
+    assert contents("state") == contents("expected")
+    text = " ".join(out.split())
+    assert f"3 steps of context tuning: {state.thinking['recipe']}" in text
+    chosen = next(one for one in state.thinking["held_out"] if one["recipe"] == state.thinking["recipe"])
+    assert f"{chosen['loss'][0]:.3f} nats at 1 step, {chosen['loss'][2]:.3f} at the chosen" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [
+        (("--learning-rate", "0.1", "--dropout", "0"), "--learning-rate, --dropout with --method deep_thin"),
+        (("--method", "context_tuning", "--momentum", "0.5", "--paper"), "--momentum, --paper with --method"),
+        (("--method", "context_tuning", "--positions", "auto"), "--positions with --method context_tuning"),
+    ],
+)
+def test_options_of_the_other_method_are_refused_by_name(think, monkeypatch, options, other):
+    monkeypatch.setattr(Proxy, "load", lambda *_: pytest.fail("a model was loaded"))
+    code, _, err = think("--folds", "3", *options)
+    assert code == 2 and other in err and "--folds with" not in err
+    assert f"leave out {other.partition(' with')[0]}, or choose the other method" in err
+
+
+def test_too_few_demonstrations_to_tune_are_refused(think):
+    make_prompt(2).save("short.json")
+    code, _, err = think("--method", "context_tuning", prompt="short.json")
+    assert code == 2 and "context tuning of 2 demonstrations" in err and not Path("state").exists()
+
+
 def test_paper_is_the_published_settings_but_for_what_is_given(think):
     assert think("--paper", "--steps", "3")[0] == 0
     made = saving.describe(Path("state"))["thinking"]
@@ -92,7 +127,7 @@ def test_a_state_is_replaced_and_shown(think, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert (shown["shots"], shown["state"]["thinking"]["steps"]) == (6, 3)
     assert run(["show", "state"]) == 0
-    assert "read 3 times" in capsys.readouterr().out
+    assert "3 steps of deep thinking" in capsys.readouterr().out
 
 
 def test_no_other_folder_and_no_file_is_replaced(think, monkeypatch):
@@ -111,6 +146,8 @@ def test_no_other_folder_and_no_file_is_replaced(think, monkeypatch):
         (("--steps", "often"), 2, "--steps 'often'"),
         (("--steps", "0"), 2, "steps=0"),
         (("--step-size", "-1"), 2, "step_size=-1.0"),
+        (("--method", "context_tuning", "--dropout", "1"), 2, "dropout=1.0"),
+        (("--method", "reading"), 2, "reading"),
         (("--positions", "up"), 2, "positions='up'"),
         (("--folds", "1"), 2, "folds=1"),
         (("--device", "abacus"), 2, "abacus"),

@@ -51,8 +51,9 @@ def state_lines(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     """Return the content of a state as names and values."""
     thinking, loss = content["thinking"], content["loss"]
     steps = thinking["steps"]
-    read = f"read {steps} times" if steps > 1 else "read once, which is plain in-context learning"
-    pace = f", step size {thinking['step_size']:g}, momentum {thinking['momentum']:g}" if steps > 1 else ""
+    made = "1 step, which is plain in-context learning"
+    if steps > 1:
+        made = f"{steps} steps of {thinking['method']}: {thinking['recipe']}"
     held_out = ""
     if loss is not None:
         held_out = (
@@ -60,7 +61,7 @@ def state_lines(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
             f" ({loss['demonstrations']} demonstrations)"
         )
     return (
-        ("chosen", f"{read}{pace}, positions {thinking['positions']}"),
+        ("chosen", made),
         ("why", thinking["reason"]),
         ("held-out loss", held_out),
         ("holds", f"{content['tokens']:,} tokens of {content['shots']:,} demonstrations"),
@@ -70,10 +71,9 @@ def state_lines(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def _losses(thinking: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the held-out losses of the pace that was chosen, None where nothing was held out."""
-    pace = (thinking["step_size"], thinking["positions"])
+    """Return the held-out losses of the recipe that was chosen, None where nothing was held out."""
     for one in thinking["held_out"]:
-        if (one["step_size"], one["positions"]) == pace:
+        if one["recipe"] == thinking["recipe"]:
             return {
                 "one_step": one["loss"][0],
                 "chosen": one["loss"][thinking["steps"] - 1],

@@ -1,15 +1,16 @@
-"""`icl-plugins think`: a prompt is read several times, and what is left is a state for a local model."""
+"""`icl-plugins think`: a prompt becomes a key-value state for a local model."""
 
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from icl_plugins.cli.options import Json
 from icl_plugins.cli.outcome import Result, as_json_text
 from icl_plugins.cli.states import check_state_folder, state_content, state_lines
+from icl_plugins.cli.think_methods import ThinkMethod, make_thinking
 from icl_plugins.errors import SettingError, TooLongError
 
 EPILOG = """[bold]Examples[/bold]
@@ -20,14 +21,20 @@ icl-plugins think prompt.json --model ./models/target --out state --step-size 0.
 
 icl-plugins think prompt.json --model ./models/target --out state --layout turns --steps 5
 
+icl-plugins think prompt.json --model ./models/target --out state --method context_tuning
+
 icl-plugins report state --out state.html
 
+Deep thinking reads the prompt again at each step; context tuning trains its keys and values to answer each
+demonstration by the others.
+
 By default the number of steps is chosen on demonstrations that are held out of the prompt; one step, which is
-plain in-context learning, is always among the candidates, and often the best. Candidates for step size and
-positions are chosen among in the same way, and cost as much again each.
+plain in-context learning, is always among the candidates, and often the best. Where an option is repeated,
+its values are chosen among in the same way, and cost as much again each.
 """
 
-_CHOOSING, _MODEL, _OUTPUT = "Thinking", "Model", "Output"
+_MODEL, _OUTPUT, _STEPS = "Model", "Output", "Steps"
+_THINKING, _TUNING = "Deep thinking", "Context tuning"
 
 PromptFile = Annotated[Path, Argument(metavar="PROMPT", help="A prompt.json that select has written.")]
 Out = Annotated[
@@ -53,38 +60,46 @@ Layout = Annotated[
 ]
 Device = Annotated[str, Option(rich_help_panel=_MODEL, help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str, Option(rich_help_panel=_MODEL, help="auto, float32, bfloat16, float16.")]
+Method = Annotated[
+    ThinkMethod, Option(rich_help_panel=_STEPS, help="What a step is: a reading, or one of training.")
+]
 Steps = Annotated[
     str | None,
-    Option(metavar="N", rich_help_panel=_CHOOSING, help="How often to read, or auto (default)."),
+    Option(metavar="N", rich_help_panel=_STEPS, help="How many, or auto (default)."),
 ]
-StepSize = Annotated[
-    list[float] | None,
-    Option(rich_help_panel=_CHOOSING, help="Default: 0.01. Repeatable: candidates to choose among."),
+MaxSteps = Annotated[
+    int | None,
+    Option(rich_help_panel=_STEPS, help="Most steps to choose among. Default: 15; context tuning: 31."),
 ]
-Momentum = Annotated[float | None, Option(rich_help_panel=_CHOOSING, help="Default: 0.9.")]
+Folds = Annotated[
+    int | None, Option(rich_help_panel=_STEPS, help="Parts that are held out in turn. Default: 5.")
+]
+Seed = Annotated[int, Option(rich_help_panel=_STEPS, help="Of the folds, and of what dropout hides.")]
+StepSize = Annotated[list[float] | None, Option(rich_help_panel=_THINKING, help="Default: 0.01. Repeatable.")]
+Momentum = Annotated[float | None, Option(rich_help_panel=_THINKING, help="Default: 0.9.")]
 Positions = Annotated[
     list[str] | None,
     Option(
         metavar="NAME",
-        rich_help_panel=_CHOOSING,
+        rich_help_panel=_THINKING,
         help="Where the prompt stands when it is read again: auto (default), relative, overlap or "
         "reference, as the published code has it. Repeatable.",
     ),
 ]
-MaxSteps = Annotated[
-    int | None, Option(rich_help_panel=_CHOOSING, help="Most steps to choose among. Default: 15.")
-]
-Folds = Annotated[
-    int | None, Option(rich_help_panel=_CHOOSING, help="Parts that are held out in turn. Default: 5.")
-]
-Seed = Annotated[int, Option(rich_help_panel=_CHOOSING, help="Of the folds.")]
 Paper = Annotated[
     bool,
     Option(
         "--paper",
-        rich_help_panel=_CHOOSING,
+        rich_help_panel=_THINKING,
         help="As published: 15 steps of 0.01, positions reference; but for the options that are given.",
     ),
+]
+LearningRate = Annotated[
+    list[float] | None, Option(rich_help_panel=_TUNING, help="Of Adam. Default: 0.01. Repeatable.")
+]
+Dropout = Annotated[
+    float | None,
+    Option(rich_help_panel=_TUNING, help="Share of the prompt's tokens that each step hides. Default: 0."),
 ]
 
 
@@ -95,31 +110,35 @@ def think(
     layout: Layout = "single",
     device: Device = "auto",
     dtype: Dtype = "auto",
+    method: Method = "deep_thinking",
     steps: Steps = None,
-    step_size: StepSize = None,
-    momentum: Momentum = None,
-    positions: Positions = None,
     max_steps: MaxSteps = None,
     folds: Folds = None,
     seed: Seed = 0,
+    step_size: StepSize = None,
+    momentum: Momentum = None,
+    positions: Positions = None,
     paper: Paper = False,
+    learning_rate: LearningRate = None,
+    dropout: Dropout = None,
     as_json: Json = False,
 ) -> Result:
-    """Read a prompt several times (deep thinking) and keep the key-value state for a local model."""
+    """Turn a prompt into a key-value state for a local model, by deep thinking or by context tuning."""
     from icl_plugins.prompt import ManyShotPrompt
-    from icl_plugins.thinking.deep_thinking import DeepThinking
 
-    given = {
+    options = {
         "steps": _steps(steps),
+        "max_steps": max_steps,
+        "folds": folds,
         "step_size": step_size and tuple(step_size),
         "momentum": momentum,
         "positions": positions and tuple(positions),
-        "max_steps": max_steps,
-        "folds": folds,
+        "learning_rate": learning_rate and tuple(learning_rate),
+        "dropout": dropout,
+        "layout": layout,
+        "seed": seed,
     }
-    base = DeepThinking.paper() if paper else DeepThinking()
-    asked: Any = {name: value for name, value in given.items() if value is not None}
-    thinking = replace(base, layout=layout, seed=seed, **asked)
+    thinking = make_thinking(method, options, paper=paper)
     check_state_folder("--out", out)
     loaded = ManyShotPrompt.load(prompt)
 

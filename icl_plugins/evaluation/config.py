@@ -7,7 +7,8 @@ from typing import Any, Literal
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
 from icl_plugins.evaluation.checked import check_lists, check_name, check_numbers
-from icl_plugins.evaluation.method_config import EQUAL_COST, MethodConfig, with_states
+from icl_plugins.evaluation.method_config import EQUAL_COST, MethodConfig
+from icl_plugins.evaluation.method_states import with_states
 from icl_plugins.evaluation.metrics import as_metric
 from icl_plugins.template import Template
 
@@ -110,10 +111,10 @@ class Config:
         own = with_states(self.methods, [data.name for data in self.datasets], self.target.kind)
         methods = {**CONTROLS, **own}
         random = methods[RANDOM]
-        if (random.selector, random.quotas, random.think) != ("Random", None, None):
+        if (random.selector, random.quotas, random.thinking) != ("Random", None, None):
             raise SettingError(
                 f"methods.{RANDOM} is not plain random",
-                expected="the selector Random without quotas or think, against which all others are held",
+                expected="the selector Random without quotas, think or tune, against which others are held",
                 fix="give your method another name",
             )
         object.__setattr__(self, "methods", methods)

@@ -1,8 +1,8 @@
 """A method of a comparison: a selector with its settings, one whose choice is thought, or a saved state."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import icl_plugins
 from icl_plugins.errors import SettingError
@@ -11,6 +11,7 @@ from icl_plugins.ordering import Order, Ordered
 from icl_plugins.selection import Selector
 
 if TYPE_CHECKING:
+    from icl_plugins.thinking.context_tuning import ContextTuning
     from icl_plugins.thinking.deep_thinking import DeepThinking
 
 EQUAL_COST = "equal_cost"
@@ -18,12 +19,13 @@ EQUAL_COST = "equal_cost"
 # what a comparison sets itself, the same for all methods
 _OURS = ("seed", "store", "tokenizer")
 _OURS_OF_THINKING = ("model", "layout", "seed")
+_THINKING: dict[Literal["think", "tune"], str] = {"think": "DeepThinking", "tune": "ContextTuning"}
 _DEFAULTS: dict[str, Any] = {
     "selector": "",
     "settings": {},
     "quotas": None,
     "order": "greedy",
-} | dict.fromkeys(("seeds", "think"))
+} | dict.fromkeys(("seeds", *_THINKING))
 _RANK = ("BM25", "LatentBayesian", "Random", "Similarity", "Typicality")
 _SELECTORS = (
     *("BM25", "BestOfN", "GradCE", "GradFS", "GradRE", "GradientMatching", "KMeans", "LatentBayesian"),
@@ -35,8 +37,8 @@ _SELECTORS = (
 class MethodConfig:
     """A selector by the name of its class, its settings, and how often it is run; see `selector_of`.
 
-    think: settings of DeepThinking, with which the target reads what was chosen. state: instead of all
-    others, a folder of KVState.save, or name of data set -> folder.
+    think, tune: settings of DeepThinking or of ContextTuning, by which what was chosen becomes a state of
+    the target. state: instead of all others, a folder of KVState.save, or name of data set -> folder.
     """
 
     selector: str = ""
@@ -45,6 +47,7 @@ class MethodConfig:
     order: Order = "greedy"
     seeds: int | None = None
     think: Mapping[str, Any] | None = None
+    tune: Mapping[str, Any] | None = None
     state: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +69,9 @@ class MethodConfig:
             )
         check_numbers(self, ("seeds",))
         self.selector_of(**({"sets": 1} if self.equal_cost else {}))
-        if self.think is not None:
+        if self.think is not None and self.tune is not None:
+            raise SettingError("think and tune", expected="one way to a state", fix="make two methods of it")
+        if self.thinking:
             self.thinking_of()
 
     def _check_alone(self) -> None:
@@ -93,19 +98,25 @@ class MethodConfig:
             return selector
         return Ordered(selector, self.order, **{n: given[n] for n in ("seed", "proxy") if n in given})
 
-    def thinking_of(self, **given: Any) -> "DeepThinking":
-        """Return DeepThinking with the settings of `think`, lists as candidates; given: model, layout, seed.
+    @property
+    def thinking(self) -> Literal["think", "tune"] | None:
+        """The key whose settings make a state of what was chosen, if any."""
+        return next((key for key in _THINKING if getattr(self, key) is not None), None)
 
-        Raises SettingError.
+    def thinking_of(self, **given: Any) -> "DeepThinking | ContextTuning":
+        """Return what `think` or `tune` sets, lists as candidates; given: model, layout, seed.
+
+        For methods that have one of them. Raises SettingError.
         """
-        from icl_plugins.thinking.deep_thinking import DeepThinking
-
-        settings, known = self.think or {}, {one.name for one in fields(DeepThinking)}
+        key = self.thinking or "think"
+        kind: Any = getattr(icl_plugins, _THINKING[key])
+        settings, known = getattr(self, key) or {}, {one.name for one in fields(kind)}
         for name in settings:
             if name not in known.difference(_OURS_OF_THINKING):
-                raise unknown_name(f"think.{name}", name, known.difference(_OURS_OF_THINKING), "settings")
+                raise unknown_name(f"{key}.{name}", name, known.difference(_OURS_OF_THINKING), "settings")
         values = {name: tuple(one) if isinstance(one, list) else one for name, one in settings.items()}
-        return DeepThinking(**{**values, **given})
+        thinking: DeepThinking | ContextTuning = kind(**{**values, **given})
+        return thinking
 
     @property
     def states(self) -> Mapping[str, str]:
@@ -144,35 +155,3 @@ class MethodConfig:
     def _fields(self) -> frozenset[str]:
         kind = getattr(icl_plugins, self.selector) if self.selector else None
         return frozenset(one.name for one in fields(kind)) if kind else frozenset()
-
-
-def with_states(
-    methods: Mapping[str, MethodConfig], datasets: Collection[str], target: str
-) -> dict[str, MethodConfig]:
-    """Return the methods, their states by data set; datasets: their names. target: its kind.
-
-    Raises SettingError for states behind an API, and for one folder where there are several data sets.
-    """
-    return {name: _with_states(name, method, datasets, target) for name, method in methods.items()}
-
-
-def _with_states(name: str, method: MethodConfig, datasets: Collection[str], target: str) -> MethodConfig:
-    where = f"methods.{name}.{'state' if method.think is None else 'think'}"
-    if (method.think is not None or method.state is not None) and target != "local":
-        raise SettingError(
-            f"{where} with target.kind {target}",
-            expected="a local target, whose keys and values can be reached",
-            fix="set target.kind to local, or leave the method out",
-        )
-    if isinstance(method.state, str):
-        if len(datasets) > 1:
-            raise SettingError(
-                f"{where}: one folder for {len(datasets)} data sets",
-                expected="names of data sets, each with its folder, since a state is of one",
-                fix=f"write it as {{{next(iter(datasets))}: {method.state}}}",
-            )
-        return replace(method, state=dict.fromkeys(datasets, method.state))
-    for data in method.states:
-        if data not in datasets:
-            raise unknown_name(f"{where}.{data}", data, datasets, "data sets")
-    return method

@@ -1,7 +1,7 @@
-"""Whether a saved state can stand beside the other methods of a comparison."""
+"""Whether states can be made of what is chosen, and saved ones stand beside the methods of a comparison."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from icl_plugins.duplicates import plain_text
 from icl_plugins.errors import DataError, SettingError
@@ -10,7 +10,23 @@ from icl_plugins.evaluation.golds import some_items
 from icl_plugins.prompt import Layout
 
 if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
     from icl_plugins.thinking.kv_state import KVState
+
+
+def check_thinking(
+    way: Literal["think", "tune"], proxy: "Proxy", examples: int, shots: Sequence[int | Literal["max"]]
+) -> None:
+    """Raise ProxyError for a target that cannot think or be tuned, SettingError for too few shots to tune.
+
+    examples: of the pool.
+    """
+    from icl_plugins.thinking.checks import check_model, check_tunable
+
+    if way == "think":
+        check_model(proxy)
+        return
+    check_tunable(proxy, min([examples, *(number for number in shots if number != "max")]))
 
 
 def check_state(state: "KVState", data: DataSet, layout: Layout, shots: Sequence[object]) -> None:

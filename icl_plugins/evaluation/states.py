@@ -16,7 +16,7 @@ from icl_plugins.evaluation.config import Config
 from icl_plugins.evaluation.datasets import DataSet
 from icl_plugins.evaluation.local import LocalTarget
 from icl_plugins.evaluation.room import answer_tokens
-from icl_plugins.evaluation.state_checks import check_state
+from icl_plugins.evaluation.state_checks import check_state, check_thinking
 from icl_plugins.evaluation.table import shots_text
 from icl_plugins.evaluation.target import Target
 from icl_plugins.examples import Pool
@@ -37,24 +37,24 @@ class States:
     def __init__(self, config: Config, target: Target, folder: Path) -> None:
         self._config, self._target, self._folder = config, target, folder
         self._load = cache(self._loaded)
-        self._steps: dict[tuple[str, str, int | None], list[int]] = {}
+        self._steps: dict[tuple[str, str, str, int | None], list[int]] = {}
 
     def check(self, data: DataSet) -> None:
         """Raise before anything runs what would stop a state of this data set later on."""
-        from icl_plugins.thinking.checks import check_model
-
         for name, method in self._config.methods.items():
             folder = method.states.get(data.config.name)
-            if method.think is not None:
-                check_model(self._local(name).proxy)
-            if folder is None:
+            if not method.thinking and folder is None:
                 continue
+            local = self._local(name)
             try:
-                state = self._load(folder, name)
-                check_state(state, data, self._local(name).layout, self._config.shots)
-                self._tokens(state, data)
+                if method.thinking:
+                    check_thinking(method.thinking, local.proxy, len(data.pool), self._config.shots)
+                if folder is not None:
+                    state = self._load(folder, name)
+                    check_state(state, data, local.layout, self._config.shots)
+                    self._tokens(state, data)
             except IclError as error:
-                got = f"methods.{name}.state: {error.got}"
+                got = f"methods.{name}.{method.thinking or 'state'}: {error.got}"
                 raise type(error)(got, expected=error.expected, fix=error.fix) from error
 
     def shots(self, name: str, data: DataSet) -> Sequence[int | Literal["max"]]:
@@ -68,7 +68,7 @@ class States:
     def answering(self, cell: Cell, data: DataSet, chooser: Chooser) -> tuple[Chosen, Target]:
         """Return what a method chose, and what answers; raises what choosing and thinking raise."""
         method = self._config.methods[cell.method]
-        if method.state is None and method.think is None:
+        if method.state is None and not method.thinking:
             return chooser.choose(cell), self._target
         if method.state is not None:
             state = self._load(method.states[data.config.name], cell.method)
@@ -78,14 +78,15 @@ class States:
             state = self._thought(cell, chosen.prompt, data)
             seconds = chosen.select_seconds + state.thinking["seconds"]
             chosen = replace(chosen, select_seconds=round(seconds, 3))
-        steps = self._steps.setdefault((data.config.name, cell.method, cell.asked), [])
-        steps.append(state.thinking["steps"])
+        told = (data.config.name, state.thinking["method"], cell.method, cell.asked)
+        self._steps.setdefault(told, []).append(state.thinking["steps"])
         return chosen, self._behind(state, cell.method)
 
     def notes(self) -> Iterator[str]:
-        """Yield how often each method's prompts were read, and what of saved states is not known."""
-        for (data, name, asked), steps in self._steps.items():
-            yield f"{data}: readings by {name} with {shots_text(asked)} shots: {', '.join(map(str, steps))}"
+        """Yield the steps of each method's states, and what of saved states is not known."""
+        for (data, way, name, asked), steps in self._steps.items():
+            numbers = ", ".join(map(str, steps))
+            yield f"{data}: steps of {way} by {name} with {shots_text(asked)} shots: {numbers}"
             if self._config.methods[name].state is not None:
                 yield (
                     f"{data}: {name} is a saved state: its seconds of choosing are not known, nor whether "

@@ -1,4 +1,4 @@
-"""The report of a state: how it was made, how many readings were chosen and why, and how far it moved."""
+"""The report of a state: how it was made, how many steps were chosen and why, and what they did to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from icl_plugins.report.markup import element, joined
 from icl_plugins.report.page import Report, Section, paragraph
 from icl_plugins.report.plot import require_matplotlib
 from icl_plugins.report.selection import made_table
-from icl_plugins.report.thinking_plots import accuracy_plot, loss_plot, norms_plot
+from icl_plugins.report.thinking_plots import accuracy_plot, loss_plot, norms_plot, training_plot
 from icl_plugins.thinking.saving import PROMPT, TENSORS, describe
 
 _ARTEFACT = {
@@ -34,10 +34,20 @@ _ARTEFACT = {
         "but for rounding, and all others come from what was read, not from positions."
     ),
 }
+_FIGURE = (
+    "What arXiv 2305.13016 shows in its figure 5: at each reading after the first, how far the new keys and "
+    "values of each layer are from the kept ones, before these take their step. It tells how much is moved, "
+    "not whether that helps."
+)
+_TRAINED = (
+    "The loss before each step of training, on the demonstrations that are trained on, each behind the others"
+    "{hidden}. That it falls does not tell that the state is better: held-out demonstrations do."
+)
+_CURVES = ("held_out", "norms", "losses")
 
 
 def state_report(folder: FilePath) -> Report:
-    """Report a saved state: held-out loss and accuracy against readings, norms by layer and reading.
+    """Report a saved state: held-out loss and accuracy against steps, norms by layer or the training loss.
 
     The model is not needed, and the tensors are not read. Raises ArtefactError for a folder that is no state
     or is damaged, OptionalDependencyError without matplotlib.
@@ -53,15 +63,15 @@ def state_report(folder: FilePath) -> Report:
             fix="restore it, or make the state again from its prompt",
         )
     thinking = body["thinking"]
-    config = {name: value for name, value in thinking.items() if name not in ("held_out", "norms")}
+    config = {name: value for name, value in thinking.items() if name not in _CURVES}
     model = {name: value for name, value in body["model"].items() if name != "name"}
     fingerprints = {"state": body["fingerprint"], "prompt": prompt.fingerprint, **model}
     return Report(
-        f"A state of {len(prompt.demonstrations):,} demonstrations, {_times(thinking['steps'])}",
+        f"A state of {len(prompt.demonstrations):,} demonstrations, {_steps(thinking)}",
         _facts(body, (folder / TENSORS).stat().st_size),
         (
             _choosing(thinking),
-            _movement(thinking),
+            _movement(thinking) if thinking["method"] == "deep thinking" else _training(thinking),
             Section("demonstrations", "Demonstrations", (), demonstrations_list(_shots(prompt))),
             Section("made", "How it was made", (), made_table(config, fingerprints)),
         ),
@@ -71,9 +81,9 @@ def state_report(folder: FilePath) -> Report:
 def _facts(body: Mapping[str, Any], size: int) -> dict[str, str]:
     thinking = body["thinking"]
     return {
-        "Readings": f"{thinking['steps']:,}: {thinking['reason']}",
-        "Step size": f"{thinking['step_size']:g}, momentum {thinking['momentum']:g}",
-        "Positions": thinking["positions"],
+        "Method": thinking["method"],
+        "Steps": f"{thinking['steps']:,}: {thinking['reason']}",
+        "Settings": thinking["recipe"],
         "Model": f"{body['model']['name']} in {body['dtype']}",
         "Layout": body["layout"],
         "Tokens": f"{len(body['ids']):,}",
@@ -85,13 +95,13 @@ def _choosing(thinking: Mapping[str, Any]) -> Section:
     heading, curves, steps = "Held-out demonstrations", thinking["held_out"], thinking["steps"]
     if not curves:
         told = (
-            f"None were held out, so there are no curves: the number of readings ({steps}) and the step size "
+            f"None were held out, so there are no curves: the number of steps ({steps}) and the settings "
             f"were not chosen by a measurement ({thinking['reason']}). think --steps auto measures."
         )
         return Section("held-out", heading, (), paragraph(told))
     told = (
         "Each demonstration was scored behind a state of those in the other folds, so never behind itself, "
-        "and no other data were seen. One reading is plain in-context learning. Chosen: "
+        "and no other data were seen. One step is plain in-context learning. Chosen: "
         f"{thinking['reason']}."
     )
     plots = [loss_plot(curves, thinking)]
@@ -112,11 +122,13 @@ def _movement(thinking: Mapping[str, Any]) -> Section:
     return Section("norms", heading, plots, told)
 
 
-_FIGURE = (
-    "What arXiv 2305.13016 shows in its figure 5: at each reading after the first, how far the new keys and "
-    "values of each layer are from the kept ones, before these take their step. It tells how much is moved, "
-    "not whether that helps."
-)
+def _training(thinking: Mapping[str, Any]) -> Section:
+    heading, losses = "How well it was trained", thinking.get("losses")
+    if not losses:
+        told = "One step was taken, which is plain in-context learning: nothing was trained."
+        return Section("training", heading, (), paragraph(told))
+    hidden = "; with dropout, behind what was not hidden at that step" if thinking["dropout"] else ""
+    return Section("training", heading, (training_plot(losses),), paragraph(_TRAINED.format(hidden=hidden)))
 
 
 def _shots(prompt: ManyShotPrompt) -> list[Shot]:
@@ -127,5 +139,6 @@ def _shots(prompt: ManyShotPrompt) -> list[Shot]:
     ]
 
 
-def _times(steps: int) -> str:
-    return "read once" if steps == 1 else f"read {steps:,} times"
+def _steps(thinking: Mapping[str, Any]) -> str:
+    steps = thinking["steps"]
+    return "1 step" if steps == 1 else f"{steps:,} steps of {thinking['method']}"

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from icl_plugins.errors import ProxyError, SettingError
 
 if TYPE_CHECKING:
-    from icl_plugins.prompt import ManyShotPrompt
     from icl_plugins.proxy.model import Proxy
 
 
@@ -24,11 +23,11 @@ def check_model(proxy: "Proxy") -> None:
         )
 
 
-def check_tunable(proxy: "Proxy", prompt: "ManyShotPrompt") -> None:
+def check_tunable(proxy: "Proxy", demonstrations: int) -> None:
     """Raise ProxyError for a model that takes no mask of its own, SettingError for too few demonstrations."""
-    if len(prompt.demonstrations) < 3:
+    if demonstrations < 3:
         raise SettingError(
-            f"context tuning of {len(prompt.demonstrations)} demonstrations",
+            f"context tuning of {demonstrations} demonstrations",
             expected="three at least: each is answered by the others, and some are held out",
             fix="choose more demonstrations, or use DeepThinking",
         )

@@ -54,7 +54,7 @@ class ContextTuning:
         from icl_plugins.thinking.checks import check_tunable
         from icl_plugins.thinking.fitting import fit
 
-        check_tunable(load_proxy(self.model), prompt)
+        check_tunable(load_proxy(self.model), len(prompt.demonstrations))
         return fit(self, prompt, self._recipes)
 
     def _recipes(self, proxy: "Proxy", length: int) -> "Sequence[Training]":
@@ -87,7 +87,7 @@ class Training:
 
     def told(self) -> dict[str, Any]:
         """Return the settings, as JSON holds them."""
-        hidden = f", dropout {self.dropout:g}" if self.dropout else ""
-        named = f"learning rate {self.learning_rate:g}{hidden}"
+        hidden = f", dropout {self.dropout!r}" if self.dropout else ""
+        named = f"learning rate {self.learning_rate!r}{hidden}"
         values = {"learning_rate": self.learning_rate, "dropout": self.dropout, "seed": self.seed}
         return {"method": "context tuning", "recipe": named, **values}

@@ -59,7 +59,7 @@ class Pace:
 
     def told(self) -> dict[str, Any]:
         """Return the settings, as JSON holds them."""
-        named = f"step size {self.step_size:g}, momentum {self.momentum:g}, positions {self.mode}"
+        named = f"step size {self.step_size!r}, momentum {self.momentum!r}, positions {self.mode}"
         values = {"step_size": self.step_size, "momentum": self.momentum, "positions": self.mode}
         return {"method": "deep thinking", "recipe": named, **values}
 

@@ -7,7 +7,7 @@ import dspy
 
 from dspy_icl.rendering import render_demos, render_prompt
 from dspy_icl.training import check_student
-from icl_plugins import DeepThinking, ManyShotPrompt, Template
+from icl_plugins import ContextTuning, DeepThinking, ManyShotPrompt, Template
 from icl_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _TEMPLATE = Template(question="{question}", answer="{answer}")
 
 
-def think_program(program: Any, thinking: DeepThinking, *, predictor: str | None = None) -> "KVState":
+def think_program(
+    program: Any, thinking: DeepThinking | ContextTuning, *, predictor: str | None = None
+) -> "KVState":
     """Return the state of what a program sends in front of every query: instruction and demonstrations.
 
     thinking: how; its layout is "turns" here, whatever it says. predictor: the name of the one to think over,

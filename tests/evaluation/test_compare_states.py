@@ -5,8 +5,17 @@ import json
 import pytest
 import yaml
 
-from icl_plugins import DeepThinking, KVState, ManyShotPrompt, Pool, Proxy, Random, Template
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins import (
+    ContextTuning,
+    DeepThinking,
+    KVState,
+    ManyShotPrompt,
+    Pool,
+    Proxy,
+    Random,
+    Template,
+)
+from icl_plugins.errors import DataError, ProxyError, SettingError
 from icl_plugins.evaluation.compare import compare
 from icl_plugins.evaluation.config import Config, DataConfig
 from icl_plugins.evaluation.config_file import read_config
@@ -25,6 +34,7 @@ CHEAP = {
     "best_of_n": MethodConfig("Random", seeds=1),
 }
 FAST = {"steps": 3, "step_size": 0.5}
+TUNED = {"steps": 3, "learning_rate": 0.1}
 
 
 def records(count, text="question"):
@@ -81,14 +91,17 @@ def of(comparison, method):
 # --- who answers --------------------------------------------------------------------------------------------
 
 
-def test_a_method_that_thinks_answers_from_the_state_of_what_it_chose(run, reader, data):
-    comparison = run({"thought": MethodConfig("Random", think=FAST)})
+@pytest.mark.parametrize(
+    ("key", "way", "own"), [("think", DeepThinking, FAST), ("tune", ContextTuning, {**TUNED, "dropout": 0.1})]
+)
+def test_a_method_that_thinks_answers_from_the_state_of_what_it_chose(run, reader, data, key, way, own):
+    comparison = run({"thought": MethodConfig("Random", **{key: own})}, shots=(3, 4))
     loaded = load_data(Config((data,), (2,)), data)
     runs = of(comparison, "thought")
-    assert {*runs} == {(2, 0), (2, 1), (3, 0), (3, 1)}
+    assert {*runs} == {(3, 0), (3, 1), (4, 0), (4, 1)}
     for (shots, seed), made in runs.items():
         prompt = Random(seed=seed).select(loaded.pool, shots).to_prompt()
-        state = DeepThinking(reader, **FAST, seed=seed).fit(prompt)
+        state = way(reader, **own, seed=seed).fit(prompt)
         expected = evaluate(prompt, loaded.items, state.target, choices=loaded.choices)
         assert made.evaluation.prompt == prompt.fingerprint
         assert made.evaluation.predictions == expected.predictions
@@ -146,21 +159,27 @@ def test_thinking_is_done_once_and_counts_as_choosing(run, monkeypatch):
     monkeypatch.setattr("icl_plugins.evaluation.states.perf_counter", iter(range(0, 1000, 50)).__next__)
     first = run(methods)
     assert all(50 <= made.select_seconds < 60 for made in of(first, "thought").values())
-    assert [note for note in first.notes if "readings by thought with 2 shots" in note]
+    assert [note for note in first.notes if "deep thinking by thought with 2 shots" in note]
     monkeypatch.setattr(DeepThinking, "fit", lambda *_: pytest.fail("thought again"))
     assert run(methods) == first
 
 
-def test_the_notes_tell_how_often_was_read(run, save):
-    comparison = run({"thought": MethodConfig("Random", think=FAST), "saved": MethodConfig(state=save())})
-    assert "one: readings by thought with 2 shots: 3, 3" in comparison.notes
-    assert "one: readings by saved with 3 shots: 3" in comparison.notes
+def test_the_notes_tell_the_steps_of_each_way(run, save):
+    methods = {
+        "tuned": MethodConfig("Random", tune={**TUNED, "steps": 2}),
+        "saved": MethodConfig(state=save()),
+    }
+    comparison = run(methods, shots=(3, 4))
+    assert "one: steps of context tuning by tuned with 4 shots: 2, 2" in comparison.notes
+    assert "one: steps of deep thinking by saved with 3 shots: 3" in comparison.notes
 
 
 def test_other_settings_of_thinking_are_thought_anew(run, tmp_path):
     for settings in (FAST, {**FAST, "step_size": 0.25}, {**FAST, "momentum": 0.5}):
-        run({"thought": MethodConfig("BM25", think=settings)}, shots=(2,))
-    assert len([*(tmp_path / "work" / "states").iterdir()]) == 3
+        run({"thought": MethodConfig("BM25", think=settings)}, shots=(3,))
+    for settings in ({"steps": 3}, {"steps": 3, "dropout": 0.1}):
+        run({"thought": MethodConfig("BM25", tune=settings)}, shots=(3,))
+    assert len([*(tmp_path / "work" / "states").iterdir()]) == 5
 
 
 # --- what cannot stand beside the others, before anything runs ----------------------------------------------
@@ -179,6 +198,20 @@ def test_a_state_of_something_else_is_refused(run, save, tmp_path, settings, sho
     with pytest.raises((SettingError, DataError)) as caught:
         run({"saved": MethodConfig(state=folder)}, shots=shots)
     assert says in str(caught.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_fewer_shots_than_can_be_tuned_are_refused(run, tmp_path):
+    methods = {"m": MethodConfig("Random", tune=TUNED)}
+    with pytest.raises(SettingError, match="methods.m.tune: context tuning of 2 demonstrations"):
+        run(methods, shots=(4, 2))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_target_without_masks_thinks_but_is_not_tuned(run, make_model, tokenizer, tmp_path):
+    target = LocalTarget(Proxy.from_model(make_model("bloom"), tokenizer))
+    with pytest.raises(ProxyError, match="methods.m.tune: .* takes no mask of its own"):
+        run({"m": MethodConfig("Random", tune=TUNED)}, shots=(3,), target=target)
     assert not (tmp_path / "work").exists()
 
 
@@ -219,6 +252,13 @@ def write(folder, methods, names=("one",), **keys):
         ({"m": {"selector": "Random", "think": {"steps": 0}}}, {}, "methods.m: steps=0"),
         ({"m": {"selector": "Random", "think": {"step_size": [0.1, "x"]}}}, {}, "methods.m: step_size='x'"),
         ({"m": {"selector": "Random", "think": True}}, {}, "methods.m.think: True"),
+        ({"m": {"selector": "Random", "tune": {"step_size": 0.1}}}, {}, "tune.step_size"),
+        ({"m": {"selector": "Random", "tune": {"layout": "turns"}}}, {}, "tune.layout"),
+        ({"m": {"selector": "Random", "tune": {"dropout": 1}}}, {}, "methods.m: dropout=1"),
+        ({"m": {"selector": "Random", "tune": {}, "think": {}}}, {}, "methods.m: think and tune"),
+        ({"m": {"selector": "Random", "tune": {}}}, {"target": {"kind": "openai"}}, "methods.m.tune with"),
+        ({"m": {"state": "here", "tune": {}}}, {}, "state and tune"),
+        ({"random": {"selector": "Random", "tune": {}}}, {}, "methods.random is not plain random"),
         ({"m": {"selector": "Random", "think": {}}}, {"target": {"kind": "openai"}}, "methods.m.think with"),
         ({"m": {"state": "here"}}, {"target": {"kind": "openai"}}, "methods.m.state with target.kind openai"),
         ({"m": {"state": "here", "selector": "Random", "seeds": 2}}, {}, "state and selector, seeds"),
@@ -251,3 +291,5 @@ def test_lists_of_the_config_are_candidates():
     assert method.thinking_of(layout="turns", seed=4) == DeepThinking(
         step_size=(0.01, 0.1), positions=("auto", "overlap"), layout="turns", seed=4
     )
+    tuned = MethodConfig("Random", tune={"learning_rate": [0.01, 0.1]})
+    assert tuned.thinking_of(seed=4) == ContextTuning(learning_rate=(0.01, 0.1), seed=4)

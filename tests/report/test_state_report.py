@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icl_plugins import DeepThinking, ManyShotPrompt, Pool, Proxy, Template
+from icl_plugins import ContextTuning, DeepThinking, ManyShotPrompt, Pool, Proxy, Template
 from icl_plugins.cli import run
 from icl_plugins.errors import ArtefactError
 from icl_plugins.report import state_report
@@ -21,14 +21,14 @@ def reader(make_model, tokenizer):
 
 @pytest.fixture
 def make(reader, tmp_path):
-    """Think six demonstrations with some settings -> the folder of the state."""
+    """Make six demonstrations a state with some settings -> its folder."""
 
-    def make(labels=("card", "rate"), **settings):
+    def make(labels=("card", "rate"), way=DeepThinking, **settings):
         rows = [{"text": f"question {i} <b>", "label": labels[i % len(labels)]} for i in range(6)]
         pool = Pool.from_records(rows, TEMPLATE)
         shots = tuple(zip(pool.questions, pool.answers, strict=True))
         folder = tmp_path / "state"
-        DeepThinking(reader, **settings).fit(ManyShotPrompt(TEMPLATE, shots, pool.examples)).save(folder)
+        way(reader, **settings).fit(ManyShotPrompt(TEMPLATE, shots, pool.examples)).save(folder)
         return folder
 
     return make
@@ -38,15 +38,23 @@ def plot(report, name):
     return next(one for one in report.plots if one.name == name)
 
 
-def test_the_curves_and_their_errors_are_those_of_the_state_and_the_chosen_is_marked(make):
-    folder = make(max_steps=3, step_size=(0.01, 0.5), positions="overlap", folds=2)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"step_size": (0.01, 0.5), "positions": "overlap"},
+        {"way": ContextTuning, "learning_rate": (0.01, 0.5)},
+    ],
+)
+def test_the_curves_and_their_errors_are_those_of_the_state_and_the_chosen_is_marked(make, settings):
+    folder = make(max_steps=3, folds=2, **settings)
     thinking, report = describe(folder)["thinking"], state_report(folder)
     curves = thinking["held_out"]
     rows = plot(report, "held-out-loss").table.rows
     assert [row[2] for row in rows] == [f"{loss:.4g}" for one in curves for loss in one["loss"]]
     assert [row[3] for row in rows] == [f"{e:.3g}" for one in curves for e in one["standard_error"]]
     marked = [row[:2] for row in rows if row[4]]
-    assert marked == [(f"{thinking['step_size']:g}, overlap", str(thinking["steps"]))]
+    assert marked == [(thinking["recipe"], str(thinking["steps"]))]
+    assert [row[0] for row in rows[::3]] == [one["recipe"] for one in curves]
     assert thinking["reason"] in report.html()
 
 
@@ -61,6 +69,27 @@ def test_answers_that_do_not_recur_have_no_accuracy_and_the_page_says_so(make):
     report = state_report(make(labels=tuple("abcdef"), max_steps=2, folds=2))
     assert "held-out-accuracy" not in [one.name for one in report.plots]
     assert "Accuracy: none" in report.html()
+
+
+def test_curves_are_told_apart_in_the_plot_by_what_they_do_not_share(make):
+    folder = make(max_steps=2, folds=2, step_size=(0.01, 0.5), positions="overlap")
+    drawn = plot(state_report(folder), "held-out-loss").file("svg").decode()
+    assert ">step size 0.01<" in drawn and ">step size 0.5<" in drawn and "momentum" not in drawn
+
+
+def test_context_tuning_shows_the_training_loss_and_no_norms_nor_positions(make):
+    folder = make(way=ContextTuning, steps=4, learning_rate=0.1)
+    report, losses = state_report(folder), describe(folder)["thinking"]["losses"]
+    assert [one.name for one in report.plots] == ["training-loss"]
+    rows = plot(report, "training-loss").table.rows
+    assert rows == tuple((str(at + 1), f"{loss:.4g}") for at, loss in enumerate(losses)) and len(rows) == 3
+    page = report.html()
+    assert "4 steps of context tuning" in page and "learning rate 0.1" in page
+    assert "ositions" not in page and "dropout, behind" not in page
+
+
+def test_dropout_is_told_beside_the_training_loss(make):
+    assert "dropout, behind" in state_report(make(way=ContextTuning, steps=2, dropout=0.1)).html()
 
 
 @pytest.mark.parametrize("part", ["keys", "values"])
@@ -85,9 +114,10 @@ def test_the_artefact_of_positions_is_explained_as_it_is(make, positions, says):
     assert says in state_report(folder).html()
 
 
-def test_fixed_steps_have_no_curves_and_one_step_no_norms_and_the_page_says_so(make):
-    page = state_report(make(steps=1)).html()
-    assert "None were held out, so there are no curves" in page and "nothing was moved" in page
+@pytest.mark.parametrize(("way", "says"), [(DeepThinking, "was moved"), (ContextTuning, "was trained")])
+def test_fixed_steps_have_no_curves_and_one_step_no_more_and_the_page_says_so(make, way, says):
+    page = state_report(make(way=way, steps=1)).html()
+    assert "None were held out, so there are no curves" in page and f"nothing {says}" in page
     assert "<svg" not in page
 
 
