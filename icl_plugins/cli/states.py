@@ -10,14 +10,9 @@ from icl_plugins.errors import ArtefactError
 
 def check_state_folder(option: str, out: Path) -> None:
     """Raise ArtefactError unless a state can be written to a folder without loss of anything but a state."""
-    from icl_plugins.thinking.saving import STATE
+    from icl_plugins.thinking.saving import check_folder
 
-    if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_file():
-        raise ArtefactError(
-            f"{option} {str(out)!r} is a folder that holds other things than a state",
-            expected="a folder that is new, empty or a state, which is then replaced",
-            fix="choose another path",
-        )
+    check_folder(out, f"{option} ")
     above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ArtefactError(

@@ -146,10 +146,8 @@ class LocalTarget:
         on_answer: OnAnswer | None,
     ) -> list[Answer]:
         """Read what stems share, run all rows behind it, and make answers of the results."""
-        from icl_plugins.proxy.continuation import shared_runs
-
         answers: dict[int, Answer] = {}
-        for length, rows in shared_runs(stems):
+        for length, rows in self._runs(stems):
             start = time.perf_counter()
             state, known = self._read(stems[rows[0]][:length])
             for done, results in run(state, length, rows):
@@ -160,6 +158,12 @@ class LocalTarget:
                     if on_answer:
                         on_answer(rows[at], answers[rows[at]])
         return [answers[row] for row in range(len(stems))]
+
+    def _runs(self, stems: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """Return groups of stems that begin alike, with the length of what each group shares."""
+        from icl_plugins.proxy.continuation import shared_runs
+
+        return shared_runs(stems)
 
     def _read(self, prefix: list[int]) -> "tuple[PrefixState, int]":
         """Return the state of the prefix, and how many of its tokens the last state already held."""

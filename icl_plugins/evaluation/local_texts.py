@@ -1,5 +1,6 @@
 """Messages as the tokens that a local model reads, for scoring choices and for writing on."""
 
+import json
 from collections.abc import Sequence
 
 from icl_plugins.errors import DataError, SettingError
@@ -44,6 +45,17 @@ class LocalTexts:
                 )
         check_lengths([len(ids) + room for ids in tokens], self._proxy.max_length)
         return tokens
+
+    def spans(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text of messages, and the characters that each of its tokens covers."""
+        text = self.text(messages)
+        return text, self._encoder.tokens([text])[0][1]
+
+    def written(self, text: str) -> str:
+        """Return how a text stands in that of messages."""
+        if self.layout == "json":
+            text = json.dumps(text, ensure_ascii=False)[1:-1]
+        return self._texts.data(text)
 
     def requests(self, requests: Sequence[Messages], choices: Sequence[Sequence[str]]) -> list[Request]:
         """Return the tokens of each request with its choices; raises DataError, TooLongError."""

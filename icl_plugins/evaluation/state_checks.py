@@ -21,12 +21,12 @@ def check_thinking(
 
     examples: of the pool.
     """
-    from icl_plugins.thinking.checks import check_model, check_tunable
+    from icl_plugins.thinking.checks import check_enough, check_masks, check_model, lasting
 
-    if way == "think":
-        check_model(proxy)
-        return
-    check_tunable(proxy, min([examples, *(number for number in shots if number != "max")]))
+    check_model(lasting(proxy))
+    if way == "tune":
+        check_enough(min([examples, *(number for number in shots if number != "max")]))
+        check_masks(lasting(proxy))
 
 
 def check_state(state: "KVState", data: DataSet, layout: Layout, shots: Sequence[object]) -> None:

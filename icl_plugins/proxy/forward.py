@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -70,11 +71,14 @@ def head_input(model: Any, pick: Any) -> Iterator[None]:
     """Let the LM head see ``pick(hidden states)`` instead of all positions.
 
     Works for every model whose head is a module; whatever the model does to the logits afterwards (scaling,
-    soft-capping) still happens.
+    soft-capping) still happens. Other threads that run the model see all positions.
     """
-    hook = model.get_output_embeddings().register_forward_pre_hook(
-        lambda module, inputs: (pick(inputs[0]), *inputs[1:])
-    )
+    here = get_ident()
+
+    def picked(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (pick(inputs[0]), *inputs[1:]) if get_ident() == here else inputs
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(picked)
     try:
         yield
     finally:
@@ -87,13 +91,19 @@ def only_at(
 ) -> Iterator[None]:
     """Let position-wise modules work on (rows, positions) of a (B, T) batch only, and return 0 elsewhere.
 
-    For the last layer's feed-forward part, of which nothing but the answers' positions is ever read.
+    For the last layer's feed-forward part, of which nothing but the answers' positions is ever read. Other
+    threads that run the model are not concerned.
     """
+    here = get_ident()
 
     def gather(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if get_ident() != here:
+            return inputs
         return (inputs[0][rows, positions].unsqueeze(0), *inputs[1:])
 
     def scatter(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if get_ident() != here:
+            return output
         return output.new_zeros(*shape, output.shape[-1]).index_put((rows, positions), output[0])
 
     hooks = [

@@ -101,8 +101,9 @@ def _size(query: Sequence[Encoded]) -> int:
 
 def choose_way(proxy: "Proxy") -> tuple[Way, str]:
     """Return the first way that gives what a plain forward of the whole text gives, and why it is that."""
-    if _rope_types(proxy.model.config) & _UNSTABLE:
-        return "whole", "the model's rotary frequencies depend on the length of the whole text"
+    steady = steady_length(proxy.model.config)
+    if steady is not None and proxy.max_length > steady:
+        return "whole", f"the model's rotary frequencies depend on the length of texts beyond {steady} tokens"
     prefix, queries = trial(proxy)
     flat = [one for query in queries for one in query]
     ways: dict[Way, Callable[[PrefixState], np.ndarray]] = {
@@ -136,8 +137,16 @@ def trial(proxy: "Proxy") -> tuple[tuple[int, ...], list[list[Encoded]]]:
     return prefix, [[Encoded([a, b, c, d], 2, 4), Encoded([a, b, c, e], 2, 4)], [Encoded(rest, 4, 6)]]
 
 
-def _rope_types(config: Any) -> set[str]:
-    """Return the kinds of rotary embedding; some models have one for each kind of layer."""
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+def steady_length(config: Any) -> int | None:
+    """Return up to how many tokens rotary frequencies are the same, None where they always are.
+
+    Some models have parameters of their own for each kind of layer.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    return {str(kind["rope_type"]) for kind in kinds if "rope_type" in kind}
+    changing = [kind for kind in kinds if kind.get("rope_type") in _UNSTABLE]
+    if not changing:
+        return None
+    default = getattr(text, "original_max_position_embeddings", None) or text.max_position_embeddings
+    return min(int(kind.get("original_max_position_embeddings") or default) for kind in changing)

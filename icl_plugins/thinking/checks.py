@@ -1,8 +1,10 @@
 """What deep thinking refuses before anything is read."""
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from icl_plugins.errors import ProxyError, SettingError
+from icl_plugins.proxy.shared_prefix import steady_length
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -23,15 +25,18 @@ def check_model(proxy: "Proxy") -> None:
         )
 
 
-def check_tunable(proxy: "Proxy", demonstrations: int) -> None:
-    """Raise ProxyError for a model that takes no mask of its own, SettingError for too few demonstrations."""
+def check_enough(demonstrations: int) -> None:
+    """Raise SettingError for too few demonstrations to tune on."""
     if demonstrations < 3:
         raise SettingError(
             f"context tuning of {demonstrations} demonstrations",
             expected="three at least: each is answered by the others, and some are held out",
             fix="choose more demonstrations, or use DeepThinking",
         )
-    check_model(proxy)
+
+
+def check_masks(proxy: "Proxy") -> None:
+    """Raise ProxyError for a model that takes no mask of its own."""
     shared = proxy.shared_prefix
     if shared.way != "tree":
         raise ProxyError(
@@ -39,3 +44,19 @@ def check_tunable(proxy: "Proxy", demonstrations: int) -> None:
             expected="a model that lets each token see only what it is told to see",
             fix="choose another model, or use DeepThinking",
         )
+
+
+def lasting(proxy: "Proxy") -> "Proxy":
+    """Return the proxy, cut to the length within which its keys last.
+
+    Rotary frequencies of the kinds dynamic and longrope are the same up to the length that the model was
+    first trained on, and others beyond it.
+    """
+    length = steady_length(proxy.model.config)
+    if length is None or proxy.max_length <= length:
+        return proxy
+    kept = copy(proxy)
+    kept.__dict__.pop("shared_prefix", None)  # tried anew, within that length
+    kept.max_length = length
+    kept.reasons = {**proxy.reasons, "max_length": "rotary frequencies change beyond it"}
+    return kept

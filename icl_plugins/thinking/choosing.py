@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from icl_plugins.errors import NonFiniteError
 from icl_plugins.evaluation.answers import continued
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.progress import tell_progress
@@ -86,6 +87,12 @@ def hold_out(
                 if right is not None:
                     right[row, step] = choices[int(values.argmax())] == answers[row]
         tell_progress("held-out demonstrations", done + 1, len(parts))
+    if not np.isfinite(losses).all():
+        raise NonFiniteError(
+            f"held-out losses that are no numbers, with {recipe.told()['recipe']}",
+            expected="finite losses after every step",
+            fix='lower step_size, learning_rate or steps, or load the model with dtype="float32"',
+        )
     return HeldOut(recipe, losses, right)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl_plugins.prompt import Layout, ManyShotPrompt
-from icl_plugins.selectors._settings import check_real, load_proxy
+from icl_plugins.selectors._settings import check_real
 from icl_plugins.thinking.settings import candidates, check_common
 
 if TYPE_CHECKING:
@@ -51,13 +51,16 @@ class ContextTuning:
         Raises what DeepThinking.fit raises, SettingError for a prompt of fewer than three demonstrations, of
         which none could be left out and one held out, and ProxyError for a model that takes no mask.
         """
-        from icl_plugins.thinking.checks import check_tunable
+        from icl_plugins.thinking.checks import check_enough
         from icl_plugins.thinking.fitting import fit
 
-        check_tunable(load_proxy(self.model), len(prompt.demonstrations))
+        check_enough(len(prompt.demonstrations))
         return fit(self, prompt, self._recipes)
 
     def _recipes(self, proxy: "Proxy", length: int) -> "Sequence[Training]":
+        from icl_plugins.thinking.checks import check_masks
+
+        check_masks(proxy)
         rates = candidates("learning_rate", self.learning_rate)
         return [Training(float(rate), self.dropout, self.seed) for rate in rates]
 

@@ -75,9 +75,11 @@ class DeepThinking:
 
         resolved = {}
         for asked in candidates("positions", self.positions):
-            mode, move, _ = resolve(proxy, asked, length)
-            resolved[mode] = move
+            mode, move, why = resolve(proxy, asked, length)
+            resolved[mode] = (move, why)
         sizes = candidates("step_size", self.step_size)
         return [
-            Pace(float(size), self.momentum, mode, move) for mode, move in resolved.items() for size in sizes
+            Pace(float(size), self.momentum, mode, *found)
+            for mode, found in resolved.items()
+            for size in sizes
         ]

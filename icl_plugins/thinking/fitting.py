@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.selectors._settings import load_proxy
-from icl_plugins.thinking.checks import check_model
+from icl_plugins.thinking.checks import check_model, lasting
 from icl_plugins.thinking.choosing import Choice, HeldOut, Recipe, choose, hold_out, summary
+from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.kv_state import KVState
+from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.prefix import prefix_tokens
 
 if TYPE_CHECKING:
@@ -26,7 +28,17 @@ def fit(
 
     Raises what DeepThinking.fit and ContextTuning.fit say.
     """
-    proxy = load_proxy(settings.model)
+    proxy = lasting(load_proxy(settings.model))
+    with lock_of(proxy):
+        return _fit(settings, proxy, prompt, recipes)
+
+
+def _fit(
+    settings: "DeepThinking | ContextTuning",
+    proxy: "Proxy",
+    prompt: ManyShotPrompt,
+    recipes: "Callable[[Proxy, int], Sequence[Recipe]]",
+) -> KVState:
     check_model(proxy)
     texts = LocalTexts(proxy, settings.layout)
     ids = prefix_tokens(texts, prompt)
@@ -41,6 +53,7 @@ def fit(
         "steps": choice.steps,
         **choice.recipe.told(),
         "reason": choice.reason,
+        "reasons": {"positions": getattr(choice.recipe, "why", ""), "writing": generator_of(proxy).reason},
         "held_out": [summary(one) for one in held_out],
         **{name: values for name, values in told.items() if values or name == "norms"},
     }

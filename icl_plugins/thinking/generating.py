@@ -1,7 +1,9 @@
 """Writing on behind a state with transformers' own generation: sampling, beams, batches of all lengths."""
 
+import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 Way = Literal["shared", "views", "none"]
 
-_ROWS = {"cpu": 2048, "cuda": 32768}  # tokens of queries and answers that are written at a time
+# Tokens that are written at a time: of queries and answers, and of the prefix where each row has its own.
+_ROWS = {"cpu": 16384, "cuda": 131072}
+# torch has one random state for the process.
+_sampling = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,22 @@ class Generator:
         texts = int(options.get("num_return_sequences") or 1)
         width = max(int(options.get("num_beams") or 1), texts)
         written: list[list[int]] = [[] for _ in range(len(queries) * texts)]
-        devices = [self.proxy.device] if self.proxy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for rows in self._batches([len(query) for query in queries], width, options):
+        with _seeded(self.proxy, seed) if options.get("do_sample") else nullcontext():
+            for rows in self._batches([len(query) for query in queries], state.slots, width, options):
                 found = self._write([queries[row] for row in rows], state, options, ended, streamer)
                 for at, row in enumerate(rows):
                     written[row * texts : (row + 1) * texts] = found[at * texts : (at + 1) * texts]
         return written
 
-    def _batches(self, lengths: list[int], width: int, options: Mapping[str, Any]) -> Iterator[list[int]]:
+    def _batches(
+        self, lengths: list[int], slots: int, width: int, options: Mapping[str, Any]
+    ) -> Iterator[list[int]]:
         """Yield rows that are written together, equal lengths where they must be."""
-        room = _ROWS.get(self.proxy.device.type, 8192) // width
+        room = _ROWS.get(self.proxy.device.type, 32768) // width
+        ahead = slots if self.way == "views" else 0
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            whole = lengths[row] + int(options.get("max_new_tokens", 0))
+            whole = ahead + lengths[row] + int(options.get("max_new_tokens", 0))
             other = batch and not self.padded and lengths[batch[0]] != lengths[row]
             if batch and (other or whole * (len(batch) + 1) > room):
                 yield batch
@@ -105,7 +111,7 @@ class Generator:
                 tokens for part in halves for tokens in self._write(part, state, options, ended, streamer)
             ]
         ends = frozenset(end_tokens(self.proxy, options))
-        return [_until(row, ends) for row in output[:, max(map(len, queries)) :].tolist()]
+        return [_until(row, ends, ended) for row in output[:, max(map(len, queries)) :].tolist()]
 
 
 # What was tried of a model; the model itself is not kept alive.
@@ -189,10 +195,22 @@ class _Ended:
         return torch.tensor(done, device=ids.device)
 
 
-def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
+def _until(tokens: list[int], ends: frozenset[int], ended: Callable[[list[int]], bool] | None) -> list[int]:
     """Return the tokens up to the first that ends them, with it; what follows is padding."""
     stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
-    return tokens[: stop + 1]
+    tokens = tokens[: stop + 1]
+    if ended is not None and ended(tokens):
+        stop = bisect_left(range(1, len(tokens)), True, key=lambda size: ended(tokens[:size]))
+        tokens = tokens[: stop + 1]
+    return tokens
+
+
+@contextmanager
+def _seeded(proxy: "Proxy", seed: int) -> Iterator[None]:
+    devices = [proxy.device] if proxy.device.type == "cuda" else []
+    with _sampling, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _choose(proxy: "Proxy") -> tuple[Way, bool, str]:
@@ -203,6 +221,7 @@ def _choose(proxy: "Proxy") -> tuple[Way, bool, str]:
     with frozen(proxy.model), torch.no_grad():
         whole = [torch.tensor([[*prefix, *text]], device=proxy.device) for text in texts]
         expected = torch.cat([proxy.model(input_ids=ids, use_cache=False).logits[:, -1] for ids in whole])
+    scale = max(1.0, float(expected.float().std()))  # half precision rounds large logits more
     options = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
     tolerance = 4 * max(torch.finfo(kind).eps for kind in (proxy.dtype, torch.float32)) ** 0.5
     why = []
@@ -216,7 +235,7 @@ def _choose(proxy: "Proxy") -> tuple[Way, bool, str]:
                     raise
                 why.append(f"{way}: {type(error).__name__}: {error}"[:160])
                 break
-            wrong = float((torch.cat(found) - expected).abs().max())
+            wrong = float((torch.cat(found) - expected).abs().max()) / scale
             if wrong <= tolerance:
                 rows = "" if padded else ", queries of one length at a time"
                 return way, padded, "; ".join([*why, f"{way}: the logits of a plain forward{rows}"])

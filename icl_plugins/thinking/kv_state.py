@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,7 +19,8 @@ from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.proxy.prefix_state import Layers, PrefixState
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.locking import lock_of
-from icl_plugins.thinking.options import check_options
+from icl_plugins.thinking.options import check_options, end_tokens
+from icl_plugins.thinking.prefix import chat_template
 from icl_plugins.thinking.reading import in_precision
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.target import StateTarget
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 Fields = Mapping[str, object]
 
 # What of `thinking` tells how it went, not what was done.
-_TOLD = ("reason", "held_out", "norms", "losses", "seconds")
+_TOLD = ("reason", "reasons", "held_out", "norms", "losses", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,8 @@ class KVState:
     def fingerprint(self) -> str:
         """The sha256 of all that decides the state: model, tokenizer, tokens, prompt, settings."""
         settings = {name: value for name, value in self.thinking.items() if name not in _TOLD}
-        parts = (*self.proxy.fingerprint.values(), self.prompt.fingerprint, self.layout)
+        model = (*self.proxy.fingerprint.values(), chat_template(self.proxy, self.layout))
+        parts = (*model, self.prompt.fingerprint, self.layout)
         return fingerprint("state", *parts, canonical_json(settings), canonical_json(list(self.ids)))
 
     @cached_property
@@ -78,8 +81,7 @@ class KVState:
         """
         own = _of_each(choices, len(queries))
         sent = [continued(texts, self.prompt.template, self.layout) for texts in own]
-        with lock_of(self.proxy):
-            answers = self.target.score(self.messages(queries), sent)
+        answers = self.target.score(self.messages(queries), sent)
         failed = {row: answer.error for row, answer in enumerate(answers) if answer.scores is None}
         if failed:
             raise NonFiniteError(
@@ -87,8 +89,9 @@ class KVState:
                 expected="finite numbers",
                 fix='load the model with dtype="float32", or take a smaller step_size',
             )
-        scores = [answer.scores for answer in answers]
-        return torch.tensor(scores, dtype=torch.float32).reshape(len(queries), len(own[0]) if own else 0)
+        if not answers:
+            return torch.empty(0, len(choices))
+        return torch.tensor([answer.scores for answer in answers], dtype=torch.float32)
 
     def generate(
         self,
@@ -102,14 +105,15 @@ class KVState:
         """Return what the model writes behind each query: the likeliest token at every step by default.
 
         stop: texts at which answers end, no part of them; None is the template's separator in layout
-        "single". seed: of sampling. options: those of transformers' generate that hold behind a state
-        (thinking.options.OPTIONS); with num_return_sequences its texts stand one behind the other for each
-        query. Penalties of repetition see the query and the answer, not the demonstrations.
+        "single", unless answers of the prompt hold it. seed: of sampling. options: those of transformers'
+        generate that hold behind a state (thinking.options.OPTIONS); with num_return_sequences its texts
+        stand one behind the other for each query. Penalties of repetition see the query and the answer, not
+        the demonstrations.
 
         Raises SettingError for other options, TooLongError where a query and max_new_tokens do not fit.
         """
-        stops = self.stops(stop)
         options = check_options({**options, "max_new_tokens": max_new_tokens})
+        stops = self.stops(stop, options)
         with lock_of(self.proxy):
             tokens = self._behind(self.messages(queries), max_new_tokens)
             written = generator_of(self.proxy).write(
@@ -130,8 +134,8 @@ class KVState:
 
         Closing the iterator ends the writing. Raises what `generate` raises, at the first piece.
         """
-        stops = self.stops(stop)
         options = check_options({**options, "max_new_tokens": max_new_tokens}, streamed=True)
+        stops = self.stops(stop, options)
         (tokens,) = self._behind(self.messages([query]), max_new_tokens)
         yield from stream(self.proxy, self.prefix, tokens, options, stops, seed)
 
@@ -156,12 +160,17 @@ class KVState:
         """Return what is asked, the state's prompt in front, as its target reads it."""
         return [self.prompt.messages(query, self.layout) for query in queries]
 
-    def stops(self, stop: Sequence[str] | None) -> Stops:
+    def stops(self, stop: Sequence[str] | None, options: Mapping[str, Any] = MappingProxyType({})) -> Stops:
         """Return what ends an answer; raises SettingError for what is no list of texts."""
-        if stop is None:
-            stop = (self.prompt.template.separator,) if self.layout == "single" else ()
-        check_settings(self.layout, stop, False)
-        return Stops(self.target.texts, tuple(stop))
+        ends = frozenset(end_tokens(self.proxy, options))
+        if stop is not None:
+            check_settings(self.layout, stop, False)
+            return Stops(self.target.texts, tuple(stop), ends)
+        separator, answer = self.prompt.template.separator, self.prompt.template.answer
+        lead = answer[: len(answer) - len(answer.lstrip())]
+        inside = any(separator in text.removeprefix(lead) for _, text in self.prompt.demonstrations)
+        default = (separator,) if self.layout == "single" and not inside else ()
+        return Stops(self.target.texts, default, ends, lead)
 
     def _behind(self, requests: Sequence[Messages], room: int) -> list[list[int]]:
         return [self.target.behind(ids) for ids in self.target.texts.tokens(requests, room)]

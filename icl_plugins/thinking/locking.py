@@ -15,5 +15,10 @@ _making = threading.Lock()
 
 def lock_of(proxy: "Proxy") -> threading.RLock:
     """Return the lock of the proxy's model, the same for all proxies and states of it."""
+    return model_lock(proxy.model)
+
+
+def model_lock(model: "Module") -> threading.RLock:
+    """Return the lock of a model."""
     with _making:
-        return _locks.setdefault(proxy.model, threading.RLock())
+        return _locks.setdefault(model, threading.RLock())

@@ -10,7 +10,7 @@ from icl_plugins.evaluation.local import end_tokens as named_ends
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
-_LENGTHS = ("max_new_tokens", "min_new_tokens", "eos_token_id", "forced_eos_token_id")
+_LENGTHS = ("max_new_tokens", "min_new_tokens", "max_time", "eos_token_id", "forced_eos_token_id")
 _SAMPLING = (
     "do_sample",
     "temperature",

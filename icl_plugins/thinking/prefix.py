@@ -1,15 +1,18 @@
 """The tokens of a prompt that stand in front of every query."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 from icl_plugins.errors import DataError, SettingError, TooLongError
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.evaluation.target import Messages
-from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.proxy.continuation import Request
 from icl_plugins.proxy.token_tree import common_length
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
 
 # Beginnings of questions that tokenizers may join with what stands in front of them.
 _BEGINNINGS = ("A", "b", "1", " x", "\n", "\n\n", "\t", '"', "(", "-", ".", "é", "中")
@@ -40,16 +43,18 @@ def prefix_tokens(texts: LocalTexts, prompt: ManyShotPrompt) -> tuple[int, ...]:
 
 
 def demonstration_starts(texts: LocalTexts, prompt: ManyShotPrompt, ids: Sequence[int]) -> list[int]:
-    """Return where the tokens of each demonstration begin among those of the prompt.
+    """Return where the questions of the demonstrations begin among the tokens of the prompt.
 
-    As many as all prompts have in common that end in front of it.
+    A token belongs to the question if it covers its first character.
     """
-    tries = _tries(prompt)
-    starts = []
-    for row in range(len(prompt.demonstrations)):
-        head = replace(prompt, demonstrations=prompt.demonstrations[:row], examples=prompt.examples[:row])
-        asked = [_asked(head, question, texts, prompt.examples[0]) for question in tries]
-        starts.append(min(common_length(list(ids), tokens) for tokens in texts.tokens(asked)))
+    text, spans = texts.spans(_asked(prompt, "A", texts))
+    starts, at, token = [], 0, 0
+    for question, _ in prompt.demonstrations:
+        at = text.index(texts.written(question), at)
+        while spans[token][1] <= at:
+            token += 1
+        starts.append(min(token, len(ids) - 1))
+        at += 1
     return starts
 
 
@@ -73,10 +78,13 @@ def begin_with(ids: Sequence[int], requests: Sequence[Request]) -> Sequence[Requ
     return requests
 
 
-def _asked(
-    prompt: ManyShotPrompt, question: str, texts: LocalTexts, fields: Mapping[str, object] | None = None
-) -> Messages:
+def chat_template(proxy: "Proxy", layout: Layout) -> str:
+    """Return what writes messages down, besides the tokenizer: nothing in layout "single"."""
+    return "" if layout == "single" else repr(proxy.tokenizer.chat_template)
+
+
+def _asked(prompt: ManyShotPrompt, question: str, texts: LocalTexts) -> Messages:
     if texts.layout == "single":
         return [{"role": "user", "content": prompt.prefix + question}]
-    before = prompt.messages(fields or prompt.examples[0], texts.layout)[:-1]
+    before = prompt.messages(prompt.examples[0], texts.layout)[:-1]
     return [*before, {"role": "user", "content": question}]

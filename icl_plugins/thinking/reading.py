@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icl_plugins.errors import TooLongError
+from icl_plugins.errors import NonFiniteError, TooLongError
 from icl_plugins.progress import tell_progress
 from icl_plugins.proxy.batching import is_out_of_memory
 from icl_plugins.proxy.forward import frozen
@@ -44,12 +44,16 @@ class Thought:
 
 @dataclass(frozen=True)
 class Pace:
-    """How the state moves; move: what brings keys back to where they were first read, or None."""
+    """How the state moves; move: what brings keys back to where they were first read, or None.
+
+    why: why it is that mode.
+    """
 
     step_size: float
     momentum: float
     mode: Mode
     move: Move | None = None
+    why: str = ""
 
     def states(
         self, proxy: "Proxy", prompt: "ManyShotPrompt", texts: "LocalTexts", ids: tuple[int, ...], steps: int
@@ -130,6 +134,13 @@ def _read_chunk(proxy: "Proxy", ids: Sequence[int], cache: Any, start: int) -> N
 
 
 def in_precision(proxy: "Proxy", ids: tuple[int, ...], layers: KeysAndValues) -> PrefixState:
-    """Return the state that queries stand behind, in the precision of the model."""
+    """Return the state that queries stand behind, in the model's precision; raises NonFiniteError."""
     kept = tuple((keys.to(proxy.dtype), values.to(proxy.dtype)) for keys, values in layers)
+    for at, layer in enumerate(kept):
+        if not all(torch.isfinite(part).all() for part in layer):
+            raise NonFiniteError(
+                f"keys or values of layer {at} that {proxy.dtype} cannot hold",
+                expected="a step that stays within the numbers of the model",
+                fix='lower step_size or steps, or load the model with dtype="float32"',
+            )
     return PrefixState(ids, kept, len(ids))

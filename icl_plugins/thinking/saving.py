@@ -10,11 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from icl_plugins.artefacts import atomic_write, canonical_json
+from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
 from icl_plugins.errors import ArtefactError, DataError
 from icl_plugins.prompt import Layout, ManyShotPrompt
 from icl_plugins.proxy.prefix_state import Layers
-from icl_plugins.selectors._settings import load_proxy
+from icl_plugins.thinking.checks import lasting
+from icl_plugins.thinking.prefix import chat_template
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -46,6 +47,7 @@ def save(state: "KVState", folder: Path) -> None:
         "model": {"name": state.proxy.name, **state.proxy.fingerprint},
         "dtype": str(state.proxy.dtype).removeprefix("torch."),
         "layout": state.layout,
+        "chat_template": fingerprint(chat_template(state.proxy, state.layout)),
         "ids": list(state.ids),
         "thinking": state.thinking,
         "tensors": hashlib.sha256(data).hexdigest(),
@@ -58,10 +60,21 @@ def save(state: "KVState", folder: Path) -> None:
         atomic_write(new / STATE, text)
 
 
+def check_folder(folder: Path, name: str = "") -> None:
+    """Raise ArtefactError where a state would be written among other things; name: of the option."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / STATE).is_file():
+        raise ArtefactError(
+            f"{name}{str(folder)!r} is a folder that holds other things than a state",
+            expected="a folder that is new, empty or a state, which is then replaced",
+            fix="choose another path",
+        )
+
+
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Yield a folder whose files replace those of the state when all of them are written."""
     made = not folder.exists()
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".incomplete-") as new:
@@ -87,11 +100,14 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
+    from icl_plugins.proxy.model import Proxy
+
     body = describe(folder)
     prompt = ManyShotPrompt.load(folder / PROMPT)
     if prompt.fingerprint != body["prompt"]:
         _damaged(folder, "its prompt is another")
-    proxy = load_proxy(str(model) if isinstance(model, Path) else model)
+    proxy = Proxy.load(model, dtype=body["dtype"]) if isinstance(model, str | Path) else model
+    proxy = lasting(proxy)
     _check_model(folder, proxy, body)
     try:
         data = (folder / TENSORS).read_bytes()
@@ -146,6 +162,12 @@ def _check_model(folder: Path, proxy: "Proxy", body: dict[str, Any]) -> None:
             f" are not those of {proxy.name!r}{loaded}",
             expected="the model, tokenizer and dtype that it was made with",
             fix=f"load {made['name']!r} with dtype={body['dtype']!r}, or make the state again",
+        )
+    if body["chat_template"] != fingerprint(chat_template(proxy, body["layout"])):
+        raise ArtefactError(
+            f"{str(folder)!r} was made with another chat template than {proxy.name!r} has",
+            expected="the same, since queries would be written otherwise than the prompt was",
+            fix="restore the chat template, or make the state again",
         )
 
 

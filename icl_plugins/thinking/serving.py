@@ -6,12 +6,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from icl_plugins.errors import TargetError
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.proxy.token_tree import common_length
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.locking import lock_of
-from icl_plugins.thinking.options import check_options, end_tokens
+from icl_plugins.thinking.options import check_options
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.writing import Stops
 
@@ -64,7 +65,7 @@ class StateServer:
         messages: Messages,
         *,
         max_new_tokens: int,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = (),
         seed: int = 0,
         **options: Any,
     ) -> Written:
@@ -82,7 +83,7 @@ class StateServer:
         messages: Messages,
         *,
         max_new_tokens: int,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = (),
         seed: int = 0,
         **options: Any,
     ) -> Generator[str, None, Written]:
@@ -105,14 +106,14 @@ class StateServer:
         self,
         messages: Messages,
         room: int,
-        stop: Sequence[str],
+        stop: Sequence[str] | None,
         seed: int,
         options: Mapping[str, Any],
         *,
         streamed: bool = False,
     ) -> _Waiting:
         checked = check_options({**options, "max_new_tokens": room}, one_text=True, streamed=streamed)
-        return _Waiting(self.tokens(messages, room), self.state.stops(stop), checked, seed)
+        return _Waiting(self.tokens(messages, room), self.state.stops(stop, checked), checked, seed)
 
     def _taken(self, own: _Waiting) -> list[_Waiting]:
         """Return what is written with a request, which is no longer waiting then."""
@@ -131,9 +132,12 @@ class StateServer:
             for one, tokens in zip(batch, rows, strict=True):
                 one.written.set_result(self._result(one, tokens))
         except BaseException as error:  # nobody may wait for ever
+            mine = isinstance(error, Exception)
             for one in batch:
                 if not one.written.done():
-                    one.written.set_exception(error)
+                    one.written.set_exception(error if mine else _interrupted())
+            if not mine:
+                raise
 
     def _behind(self, ids: list[int]) -> tuple[PrefixState, list[int]]:
         cached = self.cached(ids)
@@ -148,5 +152,13 @@ class StateServer:
             prompt_tokens=len(one.ids),
             completion_tokens=len(tokens),
             cached_tokens=self.cached(one.ids),
-            finished=one.stops.ended(tokens) or tokens[-1] in end_tokens(self.state.proxy, one.options),
+            finished=one.stops.ended(tokens) or tokens[-1] in one.stops.ends,
         )
+
+
+def _interrupted() -> TargetError:
+    return TargetError(
+        "the thread that wrote for all that waited was interrupted",
+        expected="a run to its end",
+        fix="ask again",
+    )

@@ -1,16 +1,19 @@
 """A cache in which a prefix stands once for all rows, and the attention that goes with it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
-from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from icl_plugins.proxy.prefix_state import PrefixState
+from icl_plugins.thinking.locking import model_lock
 from icl_plugins.thinking.prefix_attention import prefix_attention
 
 _NAME = "icl_plugins_shared_prefix"
@@ -45,22 +48,41 @@ def sharing(model: Any, state: PrefixState) -> Iterator[Any]:
     """Let the model attend to the state's keys and values without a copy for each row; yield an empty cache.
 
     For models whose attention goes through transformers' AttentionInterface, windows and soft-capping
-    included; raises NotImplementedError for others. The model's own attention is back afterwards. Whether it
-    works on a model is to be tried: see generating.
+    included; raises NotImplementedError for others. It holds for this thread alone, in which the model must
+    not be run on anything else meanwhile; others that run it attend as before, or wait if they share too.
+    Whether it works on a model is to be tried: see generating.
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise NotImplementedError("an attention of its own")
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
-    before = model.config._attn_implementation
-    token = _prefix.set(state)
-    try:
-        model.set_attn_implementation(_NAME)
-        yield Cache(layers=[SuffixLayer(state.slots) for _ in state.layers])
-    finally:
-        _prefix.reset(token)
-        model.set_attn_implementation(before)
+    with model_lock(model):
+        before = model.config._attn_implementation
+        token = _prefix.set(state)
+        try:
+            model.set_attn_implementation(_registered(before))
+            yield Cache(layers=[SuffixLayer(state.slots) for _ in state.layers])
+        finally:
+            _prefix.reset(token)
+            model.set_attn_implementation(before)
 
 
-def _attention(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    return prefix_attention(_prefix.get(), *args, **kwargs)
+def _registered(before: str) -> str:
+    """Return the name of an attention that is ours where a prefix is set, and the one before elsewhere."""
+    if before.startswith(_NAME):
+        return before
+    name = f"{_NAME}_{before}"
+    AttentionInterface.register(name, partial(_attention, before))
+    AttentionMaskInterface.register(name, partial(_mask, before))
+    return name
+
+
+def _attention(before: str, module: Any, *args: Any, **kwargs: Any) -> Any:
+    state = _prefix.get(None)
+    if state is not None:
+        return prefix_attention(state, module, *args, **kwargs)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(before, eager)(module, *args, **kwargs)
+
+
+def _mask(before: str, *args: Any, **kwargs: Any) -> Any:
+    plain: Any = ALL_MASK_ATTENTION_FUNCTIONS[before]
+    return (plain if _prefix.get(None) is None else sdpa_mask)(*args, **kwargs)

@@ -29,8 +29,9 @@ def train(
 
     The loss is the mean over the demonstrations of the nats of their answers. Raises NonFiniteError.
     """
-    first = read(proxy, ids, PrefixState()).layers
-    layers = tuple((_leaf(keys), _leaf(values)) for keys, values in first)
+    with torch.inference_mode(False):
+        first = read(proxy, ids, PrefixState()).layers
+        layers = tuple((_leaf(keys), _leaf(values)) for keys, values in first)
     leaves = [part for layer in layers for part in layer]
     optimiser = torch.optim.Adam(leaves, lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)

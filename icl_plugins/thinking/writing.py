@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stops:
-    """The stop texts of one call."""
+    """What ends the answers of one call.
+
+    stop: texts, which are looked for behind `lead`, the space that answers begin with. ends: tokens.
+    """
 
     texts: "LocalTexts"
     stop: tuple[str, ...]
+    ends: frozenset[int]
+    lead: str = ""
 
     def ended(self, tokens: Sequence[int]) -> bool:
         """Return whether a stop text is there."""
@@ -21,7 +26,8 @@ class Stops:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the answer, without what ended it and what the chat template puts in front of answers."""
-        text = self.texts.answer(tokens)
+        whole = bool(tokens) and tokens[-1] in self.ends
+        text = self.texts.answer(tokens[:-1] if whole else tokens)
         return text[: self._first(text)]
 
     def certain(self, tokens: Sequence[int]) -> str:
@@ -35,5 +41,6 @@ class Stops:
         return text.rstrip("\ufffd")  # the first bytes of a character that is not whole yet
 
     def _first(self, text: str) -> int | None:
-        found = [text.find(stop) for stop in self.stop]
+        start = len(self.lead) if text.startswith(self.lead) else 0
+        found = [text.find(stop, start) for stop in self.stop]
         return min((at for at in found if at >= 0), default=None)

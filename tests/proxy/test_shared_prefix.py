@@ -125,8 +125,12 @@ def test_a_recurrent_model_reads_the_prefix_again(recurrent, tokenizer):
 @pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
 def test_rotary_frequencies_that_depend_on_the_length_share_nothing(rope_type, make_model, tokenizer):
     model = make_model()
-    model.config.rope_parameters = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0}
-    assert SharedPrefix(Proxy.from_model(model, tokenizer)).way == "whole"
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    model.config.rope_parameters = rope
+    proxy = Proxy.from_model(model, tokenizer)
+    assert SharedPrefix(proxy).way == "whole"
+    proxy.max_length = 64
+    assert SharedPrefix(proxy).way == "tree"
 
 
 def test_a_model_that_ignores_the_mask_is_not_packed(make_model, tokenizer, monkeypatch):

@@ -266,3 +266,32 @@ def test_training_that_leaves_the_numbers_is_refused(proxy_of, monkeypatch):
     )
     with pytest.raises(NonFiniteError, match="lower learning_rate"):
         ContextTuning(proxy_of(), steps=3).fit(make_prompt(4))
+
+
+def test_a_model_by_name_is_loaded_once(monkeypatch):
+    from icl_plugins.proxy import model
+
+    loaded, load = [], model.load_checkpoint
+    monkeypatch.setattr(model, "load_checkpoint", lambda *args: loaded.append(args) or load(*args))
+    ContextTuning("micro", steps=2).fit(make_prompt(3))
+    assert len(loaded) == 1
+
+
+def test_inference_mode_does_not_keep_it_from_training(proxy_of):
+    expected = ContextTuning(proxy_of(), steps=3).fit(make_prompt(4))
+    with torch.inference_mode():
+        state = ContextTuning(proxy_of(), steps=3).fit(make_prompt(4))
+    torch.testing.assert_close(state.layers[0][0], expected.layers[0][0])
+
+
+@pytest.mark.parametrize("layout", ["turns", "json"])
+def test_equal_questions_have_slots_of_their_own(layout):
+    """Each is looked for behind the one before."""
+    proxy, texts = Proxy.load("micro"), LocalTexts(Proxy.load("micro"), layout)
+    one = make_prompt(2)
+    prompt = ManyShotPrompt(one.template, one.demonstrations * 2, one.examples * 2)
+    ids = prefix_tokens(texts, prompt)
+    starts = demonstration_starts(texts, prompt, ids)
+    assert starts == sorted(set(starts))
+    for start, (question, _) in zip(starts, prompt.demonstrations, strict=True):
+        assert proxy.tokenizer.decode(list(ids[start : start + 2])).strip().startswith(question[:5])

@@ -10,12 +10,11 @@ import torch
 from thinking_tools import LABELS, make_prompt, make_proxy, plain_score, queries
 from tiny_models import FAMILIES
 
-from icl_plugins import DeepThinking, Template
+from icl_plugins import DeepThinking, Proxy, Template
 from icl_plugins.errors import DataError, NonFiniteError, SettingError, TemplateError, TooLongError
 from icl_plugins.evaluation.evaluate import evaluate
 from icl_plugins.evaluation.local import LocalTarget
 from icl_plugins.examples import Pool
-from icl_plugins.proxy.prefix_state import PrefixState
 from icl_plugins.thinking.generating import generator_of
 
 
@@ -118,12 +117,38 @@ def test_a_stream_is_the_text_and_never_shows_a_stop(proxy_of, prompt, stop):
 
 
 def test_answers_end_at_the_separator_by_default(proxy_of):
-    prompt = make_prompt(template=Template(question="{text}", answer=" {label}", separator="e"))
+    prompt = make_prompt(template=Template(question="{text}", answer=" {label}", separator="no"))
     state = fit(proxy_of("gpt2"), prompt)
     texts = state.generate(queries(4), max_new_tokens=20)
     whole = state.generate(queries(4), max_new_tokens=20, stop=())
+    assert any("no" in text for text in whole)
+    assert texts == [text.partition("no")[0] for text in whole]
+
+
+def test_the_space_in_front_of_an_answer_is_no_separator():
+    """With a space as separator, micro's " card_arrival" would end before it began."""
+    prompt = make_prompt(6, template=Template(question="{text} ->", answer=" {label}", separator=" "))
+    texts = DeepThinking("micro", steps=1).fit(prompt).generate(queries(3), max_new_tokens=12)
+    assert all(text.strip() for text in texts)
+    assert all(" " not in text.strip() for text in texts)
+
+
+def test_a_separator_inside_answers_does_not_end_them(proxy_of):
+    prompt = make_prompt(template=Template(question="{text}", answer=" {label} ok e", separator="e"))
+    state = fit(proxy_of("gpt2"), prompt)
+    whole = state.generate(queries(4), max_new_tokens=20, stop=())
     assert any("e" in text for text in whole)
-    assert texts == [text.partition("e")[0] for text in whole]
+    assert state.generate(queries(4), max_new_tokens=20) == whole
+
+
+def test_an_end_token_that_is_plain_text_is_no_part_of_the_answer(proxy_of, prompt):
+    state = fit(proxy_of(), prompt)
+    (text,) = state.generate(queries(1), max_new_tokens=6, stop=())
+    tokens = state.proxy.tokenizer(text, add_special_tokens=False).input_ids
+    end = next(token for token in tokens[1:] if token != tokens[0])
+    (cut,) = state.generate(queries(1), max_new_tokens=6, stop=(), eos_token_id=end)
+    assert text.startswith(cut)
+    assert state.proxy.tokenizer.decode([end]) not in cut
 
 
 def test_a_stream_that_is_left_ends_its_writing(proxy_of, prompt):
@@ -155,6 +180,91 @@ def test_many_threads_get_what_one_gets(proxy_of, prompt):
         found = list(pool.map(ask, asked))
     assert [texts for texts, _ in found] == [texts for texts, _ in expected]
     torch.testing.assert_close([scores for _, scores in found], [scores for _, scores in expected])
+
+
+def test_a_stream_in_progress_disturbs_nobody(proxy_of, prompt):
+    """While one answer is written, others fit, score, and run the model plainly."""
+    proxy = proxy_of("qwen2")
+    state = fit(proxy, prompt)
+    whole = torch.tensor([[*state.ids, 5, 6, 7]])
+
+    def all_of_it():
+        with torch.no_grad():
+            logits = proxy.model(input_ids=whole, use_cache=False).logits
+        other = Proxy.from_model(proxy.model, proxy.tokenizer).shared_prefix.way
+        return (
+            logits,
+            fit(proxy, prompt).layers,
+            state.target.score(state.messages(queries(1)), [LABELS]),
+            other,
+        )
+
+    expected = all_of_it()
+    for _ in range(5):
+        stream = state.stream(queries()[0], max_new_tokens=80, stop=())
+        next(stream)
+        found = all_of_it()
+        stream.close()
+        torch.testing.assert_close(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
+        assert found[2][0].scores == pytest.approx(expected[2][0].scores, rel=1e-5)
+        assert found[3] == expected[3]
+    assert proxy.model.config._attn_implementation == "sdpa"
+
+
+def test_threads_that_fit_score_and_write_do_not_disturb_each_other(proxy_of, prompt):
+    proxy = proxy_of("qwen2")
+    state = fit(proxy, prompt)
+    work = [
+        lambda: state.generate(queries(2), max_new_tokens=6),
+        lambda: fit(proxy, prompt).score(queries(2), LABELS).tolist(),
+        lambda: proxy.model(input_ids=torch.tensor([state.ids]), use_cache=False).logits.sum().item(),
+    ]
+    expected = [one() for one in work]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda at: work[at % 3](), range(30)))
+    for at, value in enumerate(found):
+        if at % 3:
+            torch.testing.assert_close(
+                torch.tensor(value), torch.tensor(expected[at % 3]), rtol=1e-4, atol=1e-3
+            )
+        else:
+            assert value == expected[0]
+    assert proxy.model.config._attn_implementation == "sdpa"
+
+
+def test_samples_of_two_models_at_once_are_those_of_each_alone(proxy_of, prompt):
+    states = [fit(proxy_of(family), prompt) for family in ("llama", "qwen2")]
+    given = {"max_new_tokens": 8, "do_sample": True, "stop": ()}
+    asked = [(state, seed) for seed in range(6) for state in states]
+    expected = [state.generate(queries(1), seed=seed, **given) for state, seed in asked]
+    with ThreadPoolExecutor(4) as pool:
+        assert (
+            list(pool.map(lambda one: one[0].generate(queries(1), seed=one[1], **given), asked)) == expected
+        )
+
+
+def test_scoring_keeps_no_copy_of_the_prefix(proxy_of, prompt):
+    state = fit(proxy_of(), prompt)
+    state.score(queries(1), LABELS)
+    state.score(queries(3), LABELS)
+    assert state.target._state is state.prefix
+
+
+def test_large_logits_of_half_precision_keep_the_prefix_shared(tokenizer):
+    proxy = make_proxy("llama", tokenizer)
+    model = proxy.model.to(torch.bfloat16)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(60)
+    assert generator_of(Proxy.from_model(model, tokenizer)).way == "shared"
+
+
+def test_an_empty_question_is_told(proxy_of):
+    prompt = make_prompt(template=Template(question="{text}", answer=" {label}", separator="\n\n"))
+    state = fit(proxy_of(), prompt)
+    for ask in (lambda: state.score([{"text": ""}], LABELS), lambda: state.generate([{"text": ""}])):
+        with pytest.raises(DataError, match="not empty"):
+            ask()
 
 
 def test_the_model_stays_as_it_came(tokenizer, prompt):
@@ -190,8 +300,6 @@ def test_training_mode_and_checkpointing_change_no_state(tokenizer, proxy_of, pr
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_keeps_its_state_in_float32(tokenizer, dtype):
-    from icl_plugins import Proxy
-
     prompt = make_prompt(6)
     exact, half = (
         fit(Proxy.load("micro", dtype=name), prompt, steps=6, step_size=0.05) for name in ("float32", dtype)
@@ -247,8 +355,6 @@ def test_whatever_is_asked_stands_behind_the_same_tokens(proxy_of, question, sep
 
 
 def test_a_chat_state_reads_what_the_template_writes(prompt):
-    from icl_plugins import Proxy
-
     proxy = Proxy.load("micro")
     state = fit(proxy, replace(prompt, instruction="Name the intent."), steps=1, layout="turns")
     plain = LocalTarget(proxy, layout="turns")
@@ -295,6 +401,5 @@ def test_scores_that_are_no_numbers_are_no_scores(tokenizer, prompt):
 
 def test_no_queries_give_no_rows(proxy_of, prompt):
     state = fit(proxy_of(), prompt)
-    assert state.score([], LABELS).shape[0] == 0
+    assert state.score([], LABELS).shape == (0, 3)
     assert state.generate([]) == []
-    assert PrefixState().slots == 0

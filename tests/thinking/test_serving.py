@@ -119,3 +119,47 @@ def test_an_answer_is_finished_where_it_was_asked_to_end(state):
     token = state.proxy.tokenizer(cut.text, add_special_tokens=False).input_ids[0]
     assert server.answer(messages, max_new_tokens=3, eos_token_id=token, min_new_tokens=0).finished
     assert len(first) == cut.prompt_tokens
+
+
+def test_tokens_are_counted_the_same_whoever_else_is_written(proxy_of):
+    """A row that a stop text ended is padded while others go on."""
+    state = DeepThinking(proxy_of("gpt2"), steps=3, step_size=0.1).fit(make_prompt())
+    server, messages = StateServer(state), state.messages(queries(8))
+    given = {"max_new_tokens": 12, "stop": ["e", "no"]}
+    alone = [server.answer(one, **given) for one in messages]
+    assert len({one.completion_tokens for one in alone}) > 1
+    with ThreadPoolExecutor(8) as pool, lock_of(state.proxy):
+        asked = [pool.submit(server.answer, one, **given) for one in messages]
+        while len(server._waiting) < 8:
+            threading.Event().wait(0.01)
+        lock_of(state.proxy).release()
+        try:
+            assert [one.result() for one in asked] == alone
+        finally:
+            lock_of(state.proxy).acquire()
+
+
+def test_an_interrupt_of_the_writer_is_an_error_for_the_others(state, monkeypatch):
+    server = StateServer(state)
+
+    def interrupt(proxy):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving, "generator_of", interrupt)
+    errors = []
+
+    def ask(messages):
+        try:
+            server.answer(messages, max_new_tokens=3)
+        except BaseException as error:
+            errors.append(type(error).__name__)
+
+    threads = [threading.Thread(target=ask, args=(one,)) for one in state.messages(queries(3))]
+    with lock_of(state.proxy):
+        for thread in threads:
+            thread.start()
+        while len(server._waiting) < 3:
+            threading.Event().wait(0.01)
+    for thread in threads:
+        thread.join()
+    assert sorted(errors) == ["KeyboardInterrupt", "TargetError", "TargetError"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from thinking_tools import LABELS, make_prompt, make_proxy, queries
 
-from icl_plugins import DeepThinking, KVState, ManyShotPrompt
+from icl_plugins import DeepThinking, KVState, ManyShotPrompt, Proxy
 from icl_plugins.errors import ArtefactError
 from icl_plugins.thinking.saving import describe
 
@@ -72,8 +72,6 @@ def test_the_state_of_another_model_is_refused(state, proxy_of, tokenizer, tmp_p
 
 def test_another_dtype_is_named(tmp_path):
     DeepThinking("micro", steps=2).fit(make_prompt()).save(tmp_path)
-    from icl_plugins import Proxy
-
     with pytest.raises(ArtefactError, match="loaded as bfloat16, not float32"):
         KVState.load(tmp_path, Proxy.load("micro", dtype="bfloat16"))
     assert KVState.load(tmp_path, "micro").thinking["steps"] == 2
@@ -153,3 +151,26 @@ def test_an_interrupt_leaves_what_was_there(state, proxy_of, tmp_path, monkeypat
     assert KVState.load(tmp_path / "old", state.proxy).fingerprint == state.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
     assert len(list((tmp_path / "old").iterdir())) == 3
+
+
+def test_another_chat_template_is_another_state(tmp_path):
+    proxy, other = (Proxy.load("micro") for _ in range(2))
+    other.tokenizer.chat_template += " Sure:"
+    thinking = {"steps": 2, "layout": "turns"}
+    state = DeepThinking(proxy, **thinking).fit(make_prompt())
+    assert DeepThinking(other, **thinking).fit(make_prompt()).fingerprint != state.fingerprint
+    state.save(tmp_path)
+    with pytest.raises(ArtefactError, match="another chat template"):
+        KVState.load(tmp_path, other)
+
+
+def test_a_model_named_is_loaded_as_the_state_was_made(tmp_path):
+    DeepThinking(Proxy.load("micro", dtype="bfloat16"), steps=2).fit(make_prompt()).save(tmp_path)
+    assert KVState.load(tmp_path, "micro").proxy.dtype == torch.bfloat16
+
+
+def test_a_folder_of_other_things_is_left_alone(state, tmp_path):
+    make_prompt(2).save(tmp_path / "prompt.json")
+    with pytest.raises(ArtefactError, match="holds other things"):
+        state.save(tmp_path)
+    assert ManyShotPrompt.load(tmp_path / "prompt.json") == make_prompt(2)

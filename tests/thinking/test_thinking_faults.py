@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from thinking_tools import LABELS, make_prompt, make_proxy, queries
+from thinking_tools import LABELS, make_prompt, make_proxy, plain_score, queries
 
 from icl_plugins import DeepThinking, ManyShotPrompt, Proxy
 from icl_plugins.errors import NonFiniteError, ProxyError, SettingError, TooLongError
@@ -40,13 +40,20 @@ def test_the_paper_is_a_preset():
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_frequencies_that_depend_on_the_length_are_refused(make_model, tokenizer, kind):
-    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}
+def test_frequencies_that_change_beyond_a_length_are_used_up_to_it(make_model, tokenizer, kind):
+    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 128}
     if kind == "longrope":
-        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
-    proxy = Proxy.from_model(make_model("llama", rope_parameters=rope), tokenizer)
-    with pytest.raises(ProxyError, match="frequencies depend on the length"):
-        DeepThinking(proxy, steps=2).fit(make_prompt())
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    model = make_model("llama", rope_parameters=rope, max_position_embeddings=512)
+    proxy = Proxy.from_model(model.eval(), tokenizer)
+    state = DeepThinking(proxy, steps=1).fit(make_prompt(4))
+    assert (proxy.max_length, state.proxy.max_length) == (512, 128)
+    found = state.score(queries(2), LABELS)
+    for row, query in enumerate(queries(2)):
+        expected = [plain_score(proxy, state.prompt.text(query), f" {label}") for label in LABELS]
+        torch.testing.assert_close(found[row], torch.tensor(expected), rtol=1e-3, atol=1e-3)
+    with pytest.raises(TooLongError, match="at most 128 tokens"):
+        DeepThinking(proxy, steps=2).fit(make_prompt(12))
 
 
 def test_a_model_that_keeps_no_cache_is_refused(tokenizer, prompt, monkeypatch):
@@ -84,6 +91,14 @@ def test_a_prompt_without_demonstrations_is_refused(proxy_of, prompt):
 def test_a_chat_layout_without_a_chat_template_is_refused(proxy_of, prompt):
     with pytest.raises(SettingError, match="chat template"):
         DeepThinking(proxy_of(), steps=2, layout="turns").fit(prompt)
+
+
+def test_steps_that_half_precision_cannot_hold_are_refused():
+    prompt = make_prompt(6)
+    half = Proxy.load("micro", dtype="float16")
+    for settings in ({"steps": 2, "step_size": 1e5}, {"steps": 2, "step_size": (1e5, 0.01)}):
+        with pytest.raises(NonFiniteError, match="lower step_size"):
+            DeepThinking(half, **settings).fit(prompt)
 
 
 def test_steps_that_leave_the_numbers_are_refused(proxy_of, prompt):
