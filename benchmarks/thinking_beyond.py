@@ -10,6 +10,7 @@ on demonstrations held out of the prompt. Accuracy on items of the test file tha
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ QUESTIONS = {
     "banking77": "Query: {text}\nIntent:",
     "clinc150": "Query: {text}\nIntent:",
 }
-ORDERS, RATE, ITERATIONS, MOST = 4, 0.01, 11, 31
+ORDERS, RATE, ITERATIONS = 4, 0.01, 11
 _LABELS = 10  # of data sets with more, the most frequent ones
 
 
@@ -52,19 +53,21 @@ def load(folder, name, items):
     return pool, [found[at] for at in order]
 
 
-def measure(task, prompt):
-    """The items answered right by each variant, and its seconds."""
+def measure(task, prompt, most, only):
+    """The items answered right by each variant, and its seconds; only: parts of the names of those wanted."""
     proxy, ids = task.proxy, prefix_tokens(task.texts, prompt)
     plain = read(proxy, ids, PrefixState())
     mode, move, _ = resolve(proxy, "auto", len(ids))
     pace, training = Pace(0.01, 0.9, mode, move), Training(RATE, 0.0, 0)
     found = {}
+    held_out = cache(lambda: variants.steps_of(task, prompt, training, most))
 
     def tell(name, scores):
+        if only and not any(part in name for part in ("plain", *only)):
+            return
         started = time.process_time()
         values = scores()
         found[name] = (task.right(values), round(time.process_time() - started, 2))
-        return values
 
     def state(name, make):
         tell(name, lambda: task.scores(prompt, make()))
@@ -75,23 +78,20 @@ def measure(task, prompt):
     tell("order ensemble", lambda: variants.order_ensemble(task, prompt, ORDERS))
     state("averaged orders", lambda: variants.averaged_orders(task, prompt, ORDERS))
     state("deep thinking, 5 steps", lambda: variants.after(task, prompt, pace, 5))
-    thought = variants.steps_of(task, prompt, pace, 15)
-    state("deep thinking, chosen", lambda: variants.after(task, prompt, pace, choose([thought]).steps))
+
+    def thought(steps):
+        return variants.after(task, prompt, pace, steps)
+
+    def tuned(steps):
+        return variants.after(task, prompt, training, steps)
+
+    state("deep thinking, chosen", lambda: thought(choose([variants.steps_of(task, prompt, pace, 15)]).steps))
     state("layer groups", lambda: variants.layer_groups(task, prompt))
     state("trust region", lambda: variants.trust_region(task, prompt))
-    state(f"context tuning, {ITERATIONS} steps", lambda: variants.after(task, prompt, training, ITERATIONS))
-    tuned = variants.after(task, prompt, training, ITERATIONS)
-    tell(f"context tuning, {ITERATIONS} steps, calibrated", lambda: variants.calibrated(task, prompt, tuned))
-    started = time.process_time()
-    held_out = variants.steps_of(task, prompt, training, MOST)
-    seconds = time.process_time() - started
-    for rule, steps in (
-        ("one standard error", choose([held_out]).steps),
-        ("least loss", int(held_out.losses.mean(0).argmin()) + 1),
-    ):
-        name = f"context tuning, {rule}"
-        state(name, lambda steps=steps: variants.after(task, prompt, training, steps))
-        found[name] = (found[name][0], round(found[name][1] + seconds, 2))
+    state(f"context tuning, {ITERATIONS} steps", lambda: tuned(ITERATIONS))
+    tell("context tuning, calibrated", lambda: variants.calibrated(task, prompt, tuned(ITERATIONS)))
+    for rule, errors in (("one standard error", 1.0), ("least loss", 0.0)):
+        state(f"context tuning, {rule}", lambda errors=errors: tuned(choose([held_out()], errors).steps))
     return found
 
 
@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=32)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--items", type=int, default=250)
+    parser.add_argument("--most", type=int, default=31, help="steps of context tuning to choose among")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of the names of variants")
     parser.add_argument("--model", default="micro")
     args = parser.parse_args()
     if args.table:
@@ -146,7 +148,8 @@ def main() -> None:
             prompt = Random(seed=draw).select(pool, shots=args.shots, quotas="proportional").to_prompt()
             labels = sorted(set(pool.answers))
             golds = np.array([labels.index(pool.template.render_answer(item)) for item in items])
-            found = measure(variants.Task(proxy, texts, items, labels, golds), prompt)
+            task = variants.Task(proxy, texts, items, labels, golds)
+            found = measure(task, prompt, args.most, args.only)
             with args.out.open("a") as file:
                 file.write(
                     json.dumps({"data": name, "draw": draw, "shots": args.shots, "found": found}) + "\n"

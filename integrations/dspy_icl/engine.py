@@ -1,7 +1,7 @@
 """DeepThinkingEngine: a dspy.LM that writes behind a state of deep thinking, in this process."""
 
 import threading
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from icl_plugins.thinking.kv_state import KVState
 
 _live: "WeakSet[DeepThinkingEngine]" = WeakSet()
-_loading = threading.Lock()
+_loading = threading.RLock()
+_COUNTED = 4096  # requests of which an engine knows how often they were sampled
 
 
 class DeepThinkingEngine:
@@ -40,7 +41,8 @@ class DeepThinkingEngine:
 
     Threads may share it, and so do all copies of an LM or a program: what waits is written as one batch. The
     likeliest token is taken unless a request asks for sampling; sampling without a seed goes on to another
-    answer each time that a request comes again. Answers whose request names no limit end at 512 tokens.
+    answer each time that a request comes again (one of the last 4096 of them). Answers whose request names no
+    limit end at 512 tokens.
 
     Raises SettingError for a state of layout "single".
     """
@@ -48,6 +50,7 @@ class DeepThinkingEngine:
     supported_params = frozenset(HONOURED)
 
     def __init__(self, state: "KVState", folder: str | Path | None = None) -> None:
+        from icl_plugins.thinking.living import remember
         from icl_plugins.thinking.serving import StateServer
 
         if state.layout == "single":
@@ -58,8 +61,10 @@ class DeepThinkingEngine:
             )
         self.state, self.folder = state, folder
         self._server = StateServer(state)
-        self._mutex, self._asked = threading.Lock(), Counter[str]()
-        _live.add(self)
+        self._mutex, self._asked = threading.Lock(), OrderedDict[str, int]()
+        remember(state.proxy)
+        with _loading:
+            _live.add(self)
 
     @property
     def model_string(self) -> str:
@@ -104,10 +109,10 @@ class DeepThinkingEngine:
     def load_state(cls, state: Mapping[str, str]) -> "DeepThinkingEngine":
         """Return the engine of a saved state; an engine or a model that is in memory is not loaded again.
 
-        Raises ArtefactError for a folder that is not there, damaged, or holds another state; ProxyError.
+        Raises ArtefactError for a folder that is not there, damaged, or holds another state, and ProxyError
+        for a model that cannot be loaded by its name.
         """
-        from icl_plugins.proxy.model import Proxy
-        from icl_plugins.thinking.kv_state import KVState
+        from icl_plugins.thinking.living import load_state
         from icl_plugins.thinking.saving import describe
 
         with _loading:
@@ -121,10 +126,7 @@ class DeepThinkingEngine:
                     expected=f"the state {state['fingerprint'][:16]}...",
                     fix="restore the folder, or set the program's LM again",
                 )
-            models = (engine.state.proxy for engine in tuple(_live))
-            alive = (one for one in models if {"name": one.name, **one.fingerprint} == saved["model"])
-            proxy = next(alive, None) or Proxy.load(state["model"], dtype=saved["dtype"])
-            return cls(KVState.load(state["folder"], proxy), state["folder"])
+            return cls(load_state(state["folder"], state["model"]), state["folder"])
 
     def __deepcopy__(self, memo: Any) -> Self:
         """Return itself: copies of a program share the weights."""
@@ -154,5 +156,7 @@ class DeepThinkingEngine:
             return (seed or 0) % 2**63
         same = fingerprint(canonical_json(asked))
         with self._mutex:
-            self._asked[same] += 1
-            return int(fingerprint(same, str(self._asked[same]))[:15], 16)
+            times = self._asked[same] = self._asked.pop(same, 0) + 1  # behind all others
+            if len(self._asked) > _COUNTED:
+                self._asked.popitem(last=False)
+        return int(fingerprint(same, str(times))[:15], 16)

@@ -35,9 +35,10 @@ class ChatDeepThinking(StateModel, BaseChatModel):
     timeout, max_retries and api_key are taken as by all chat models; here is no network that needs them.
 
     Any number of threads may ask: what waits is written together, and streams one by one. Copies share the
-    state; pickles need one that was loaded from a folder. Raises SettingError for settings that cannot be,
-    ArtefactError for a damaged folder; a call raises DataError for messages that are no text and, in chat
-    layouts, for system messages that are not the prompt's, TooLongError where they and max_tokens do not fit.
+    state; pickles need one that was loaded from a folder. Models in memory are not loaded again. Raises
+    SettingError for settings that cannot be, ArtefactError for a damaged folder, ProxyError for a model that
+    cannot be loaded by its name; a call raises DataError for messages that are no text and, in chat layouts,
+    for system messages that are not the prompt's, TooLongError where they and max_tokens do not fit.
     """
 
     streaming: bool = False

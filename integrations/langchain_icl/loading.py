@@ -12,22 +12,24 @@ if TYPE_CHECKING:
 def loaded(state: Any, model: Any) -> "KVState":
     """Return the state, read from its folder where it is not in memory.
 
-    model: that of the state, as a name, folder or Proxy; None is the one that it was made with. Raises
-    SettingError for what is no state and for another model, and what KVState.load raises.
+    model: that of the state, as a name, folder or Proxy; None is the one that it was made with. A model that
+    is in memory behind another state is not loaded again. Raises SettingError for what is no state and for
+    another model, what KVState.load raises, and ProxyError for a model that cannot be loaded by its name.
     """
     from icl_plugins.thinking.kv_state import KVState
-    from icl_plugins.thinking.saving import describe
+    from icl_plugins.thinking.living import load_state, remember
 
     if isinstance(state, str | Path):
-        return KVState.load(state, describe(Path(state))["model"]["name"] if model is None else model)
+        return load_state(state, model)
     if not isinstance(state, KVState):
         raise SettingError(
             f"a {type(state).__name__} as state",
             expected="a KVState, or the folder of one",
             fix="pass DeepThinking(model).fit(prompt)",
         )
-    if model is not state.proxy:
-        check_model(state.proxy.name if model is None else model, state.proxy.name)
+    if model is not None and getattr(model, "model", None) is not state.proxy.model:
+        check_model(model, state.proxy.name)
+    remember(state.proxy)
     return state
 
 

@@ -80,8 +80,9 @@ class StateModel(BaseLanguageModel[Any], ABC):
         check_seed(given["seed"])
         check_real("temperature", 0 if temperature is None else temperature)
         sampling = {"do_sample": True, "temperature": float(temperature)} if temperature else {}
-        stops = self.state.stops(self.stop if stop is None else stop).stop
-        return {**sampling, "max_new_tokens": room, "stop": stops, **given}
+        stop = self.stop if stop is None else stop
+        self.state.stops(stop)  # refused here what is no list of texts
+        return {**sampling, "max_new_tokens": room, "stop": stop, **given}
 
     def _serving(self) -> "StateServer":
         from icl_plugins.thinking.serving import StateServer
@@ -160,6 +161,9 @@ class StateModel(BaseLanguageModel[Any], ABC):
         }
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Load the state from its folder; raises what KVState.load raises."""
+        """Load the state from its folder, behind the model that is in memory, if any; see ChatDeepThinking.
+
+        Raises what KVState.load raises, and ProxyError for a model that cannot be loaded by its name.
+        """
         super().__setstate__(state)
         self.state = loaded(self._folder, self.model)

@@ -1,6 +1,7 @@
 """Methods that think and saved states in a comparison: who answers, what is kept, what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from icl_plugins.evaluation.evaluate import evaluate
 from icl_plugins.evaluation.local import LocalTarget
 from icl_plugins.evaluation.method_config import MethodConfig
 from icl_plugins.evaluation.room import PlainTokens, Room
+from icl_plugins.thinking.saving import STATE, describe
 
 LABELS = ("card", "rate", "phone")
 TEMPLATE = Template("Query: {text}\nIntent:", " {label}")
@@ -58,13 +60,13 @@ def data(tmp_path):
 def run(reader, tmp_path, data):
     """Compare some methods with the controls in the folder `work`."""
 
-    def run(methods, shots=(2, 3), target=None):
+    def run(methods, shots=(2, 3), target=None, folder="work"):
         config = Config((data,), shots, {**CHEAP, **methods}, proxy="tiny", seeds=2)
         loaded = load_data(config, data)
         room = Room.of(PlainTokens.of("tiny", reader.count_tokens, loaded), 400, loaded)
         target = target or LocalTarget(reader)
         return compare(
-            config, [(loaded, room)], target, tmp_path / "work", source={}, loaded={"tiny": reader}
+            config, [(loaded, room)], target, tmp_path / folder, source={}, loaded={"tiny": reader}
         )
 
     return run
@@ -180,6 +182,32 @@ def test_other_settings_of_thinking_are_thought_anew(run, tmp_path):
     for settings in ({"steps": 3}, {"steps": 3, "dropout": 0.1}):
         run({"thought": MethodConfig("BM25", tune=settings)}, shots=(3,))
     assert len([*(tmp_path / "work" / "states").iterdir()]) == 5
+
+
+def test_what_is_chosen_does_not_depend_on_the_answers_of_the_evaluation(run, data, tmp_path):
+    auto = {"steps": "auto", "max_steps": 4, "folds": 3}
+    methods = {
+        "thought": MethodConfig("Random", think={**auto, "step_size": (0.1, 0.5)}),
+        "tuned": MethodConfig("Random", tune={**auto, "learning_rate": (0.01, 0.1)}),
+    }
+
+    def measured(folder):
+        comparison = run(methods, shots=(6,), folder=folder)
+        accuracies = [one.evaluation.value for one in comparison.runs if one.method in methods]
+        states = {path.parent.name: describe(path.parent) for path in (tmp_path / folder).rglob(STATE)}
+        told = {name: (one["fingerprint"], one["tensors"], one["thinking"]) for name, one in states.items()}
+        for *_, thinking in told.values():
+            del thinking["seconds"]
+        return told, accuracies
+
+    states, accuracies = measured("honest")
+    poisoned = [{**row, "label": "card"} for row in records(6, "item")]
+    Path(data.test).write_text("".join(json.dumps(row) + "\n" for row in poisoned), "utf-8")
+    other_states, other_accuracies = measured("poisoned")
+    assert len(states) == 4
+    assert all(thinking["held_out"] for *_, thinking in states.values())
+    assert states == other_states
+    assert all(one != other for one, other in zip(accuracies, other_accuracies, strict=True))
 
 
 # --- what cannot stand beside the others, before anything runs ----------------------------------------------

@@ -162,6 +162,19 @@ def test_the_developers_messages_are_system_messages_and_empty_ones_are_empty(en
     assert engine.complete(ask(engine, *asked)).usage.input_tokens == expected
 
 
+def test_what_is_kept_of_sampled_requests_does_not_grow_for_ever(proxy, monkeypatch):
+    monkeypatch.setattr("dspy_icl.engine._COUNTED", 3)
+    engine = make_engine(proxy)
+
+    def sampled(*texts):
+        return [engine.complete(ask(engine, text, temperature=1.5)).text for text in texts]
+
+    first = sampled("hi", "1", "2", "hi")  # "hi" is the last one asked again, "1" the first to be forgotten
+    assert sampled("3", "4", "hi")[-1] not in (first[0], first[-1])
+    assert len(engine._asked) == 3
+    assert sampled("1") == first[1:2]
+
+
 @pytest.mark.parametrize(
     ("feature", "asked"),
     [

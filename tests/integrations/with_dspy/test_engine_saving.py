@@ -1,12 +1,13 @@
 """Saving and loading LMs and programs whose engine stands behind a state."""
 
 import copy
+import gc
 import json
 import os
 import pickle
 import subprocess
 import sys
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import dspy
 import pytest
@@ -14,7 +15,7 @@ from dspy_icl import DeepThinkingEngine, LMTarget
 from thinking_engines import ask, make_engine, make_lm, make_program
 
 from icl_plugins import KVState, Proxy
-from icl_plugins.errors import ArtefactError, SettingError
+from icl_plugins.errors import ArtefactError, ProxyError, SettingError
 from icl_plugins.thinking.saving import STATE
 
 
@@ -85,16 +86,47 @@ def test_pickles_hold_the_folder_and_no_weights(saved):
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_engine_that_was_dropped_is_loaded_with_the_model_that_is_still_there(tmp_path, monkeypatch, kept):
     monkeypatch.setattr("dspy_icl.engine._live", WeakSet())
+    monkeypatch.setattr("icl_plugins.thinking.living._live", WeakSet())
     proxy = Proxy.load("micro")
-    other = make_engine(proxy, demos=3) if kept else None
     engine = make_engine(proxy, demos=2, folder=tmp_path)
     state, name = engine.dump_state(), engine.model_string
     expected = engine.complete(ask(engine, "hi")).text
-    del engine
+    other, here = make_engine(proxy, demos=3) if kept else None, ref(proxy)
+    del engine, proxy
+    gc.collect()
+    assert (here() is not None) == kept == (other is not None)
     loaded = DeepThinkingEngine.load_state(state)
-    assert (loaded.state.proxy is proxy) == kept == (other is not None)
+    assert (loaded.state.proxy is here()) == kept
     assert loaded.model_string == name
     assert loaded.complete(ask(loaded, "hi")).text == expected
+
+
+def test_the_model_is_found_that_was_in_memory_without_an_engine(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("dspy_icl.engine._live", WeakSet())
+    state = {**saved.dump_state(), "folder": str(tmp_path)}
+    saved.state.save(tmp_path)
+    assert DeepThinkingEngine.load_state(state).state.proxy is saved.state.proxy
+
+
+def test_a_state_of_a_lower_precision_is_loaded_in_it(tmp_path, monkeypatch):
+    engine = make_engine(Proxy.load("micro", dtype="bfloat16"), demos=2, folder=tmp_path)
+    for module in ("dspy_icl.engine", "icl_plugins.thinking.living"):
+        monkeypatch.setattr(f"{module}._live", WeakSet())
+    loaded = DeepThinkingEngine.load_state(engine.dump_state())
+    assert loaded.state.proxy is not engine.state.proxy
+    assert str(loaded.state.proxy.dtype) == "torch.bfloat16"
+
+
+def test_a_model_that_was_made_in_memory_is_asked_for_and_not_looked_for(proxy, tmp_path, monkeypatch):
+    mine = Proxy.from_model(proxy.model, proxy.tokenizer, name="mine")
+    state = make_engine(mine, demos=2, folder=tmp_path).dump_state()
+    for module in ("dspy_icl.engine", "icl_plugins.thinking.living"):
+        monkeypatch.setattr(f"{module}._live", WeakSet())
+    monkeypatch.setattr("icl_plugins.proxy.model.load_checkpoint", lambda *_: pytest.fail("looked for"))
+    with pytest.raises(ProxyError, match=r"pass model=, as to KVState\.load\(folder, model=proxy\)"):
+        DeepThinkingEngine.load_state(state)
+    again = DeepThinkingEngine(KVState.load(tmp_path, model=mine), tmp_path)
+    assert DeepThinkingEngine.load_state(state) is again
 
 
 def test_states_that_lie_in_no_folder_or_in_that_of_another_are_not_saved(engine, saved, tmp_path):

@@ -27,10 +27,9 @@ def chat(state):
 
 
 @pytest.fixture
-def folder(state, tmp_path, monkeypatch):
-    """The state in a folder, whose model can be loaded by its name."""
-    state.save(tmp_path / "state")
-    monkeypatch.setattr("icl_plugins.thinking.saving.load_proxy", lambda name: state.proxy)
+def folder(chat, tmp_path):
+    """The state in a folder, whose model is in memory behind `chat`."""
+    chat.state.save(tmp_path / "state")
     return tmp_path / "state"
 
 
