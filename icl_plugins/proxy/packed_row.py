@@ -1,5 +1,6 @@
 """One row of tokens behind a prefix, in which each token sees only what it is told to see."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,17 @@ class PackedRow:
     """Tokens of many sequences side by side behind one prefix; it grows with each feed.
 
     Positions restart behind the prefix for every sequence, and a mask keeps the sequences apart. For models
-    that take positions and a mask of their own, with full or sliding attention; see shared_prefix.
+    that take positions and a mask of their own, with full or sliding attention; see shared_prefix. shared:
+    the prefix is not copied in front of the row; for full attention only, else raises NotImplementedError.
     """
 
-    def __init__(self, proxy: "Proxy", state: PrefixState) -> None:
-        self._proxy = proxy
-        self._state = state
-        self._cache = state.cache()
+    def __init__(self, proxy: "Proxy", state: PrefixState, *, shared: bool = False) -> None:
+        from icl_plugins.proxy.shared_cache import suffix_cache
+
+        if shared and (not state.layers or any(attention_windows(proxy.model.config).values())):
+            raise NotImplementedError("nothing to share, or layers that see a window only")
+        self._proxy, self._state, self._shared = proxy, state, shared
+        self._cache = suffix_cache(state) if shared else state.cache()
         self._positions = np.arange(state.position - state.slots, state.position)
 
     def feed(self, tokens: list[int], depths: list[int], sees: np.ndarray, picks: list[int]) -> Tensor:
@@ -38,16 +43,26 @@ class PackedRow:
         positions = self._state.position + np.asarray(depths)
         self._positions = np.concatenate([self._positions, positions])
         at = torch.tensor(picks, device=device)
-        with frozen(model), torch.no_grad(), picked(self._proxy, at):
+        with frozen(model), torch.no_grad(), picked(self._proxy, at), self._sharing():
             logits: Tensor = model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=torch.tensor(positions, device=device)[None],
-                attention_mask=attention_masks(self._proxy, positions, self._positions, sees),
+                attention_mask=self._mask(positions, sees),
                 past_key_values=self._cache,
                 use_cache=True,
                 return_dict=True,
             ).logits[0]
         return logits if self._proxy.slice_head else logits[at]
+
+    def _sharing(self) -> AbstractContextManager[None]:
+        from icl_plugins.proxy.shared_cache import sharing
+
+        return sharing(self._proxy.model, self._state) if self._shared else nullcontext()
+
+    def _mask(self, positions: np.ndarray, sees: np.ndarray) -> Any:
+        if self._shared:
+            return torch.tensor(sees, device=self._proxy.device)[None, None]
+        return attention_masks(self._proxy, positions, self._positions, sees)
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 Ended = Callable[[Sequence[int]], bool]
 
 
-def score_tree(proxy: "Proxy", state: PrefixState, queries: Sequence[Sequence[Encoded]]) -> list[np.ndarray]:
+def score_tree(
+    proxy: "Proxy", state: PrefixState, queries: Sequence[Sequence[Encoded]], *, shared: bool = False
+) -> list[np.ndarray]:
     """Score queries packed into one row, what they begin with alike standing there once."""
     tree, targets = answer_tree([one for query in queries for one in query])
-    row = PackedRow(proxy, state)
+    row = PackedRow(proxy, state, shared=shared)
     logits = row.feed(tree.tokens, tree.depths, tree.ancestors(), targets.nodes)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     at, tokens = torch.tensor([targets.at, targets.tokens], device=proxy.device)
@@ -53,13 +55,19 @@ def score_rows(proxy: "Proxy", state: PrefixState, examples: Sequence[Encoded]) 
 
 
 def generate_packed(
-    proxy: "Proxy", state: PrefixState, queries: Sequence[Sequence[int]], *, max_tokens: int, ended: Ended
+    proxy: "Proxy",
+    state: PrefixState,
+    queries: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    ended: Ended,
+    shared: bool = False,
 ) -> list[list[int]]:
     """Continue queries packed into one row; those that end leave it to the others."""
     tree, paths = grow(queries)
     last = [path[-1] for path in paths]
     sees = tree.ancestors()
-    row = PackedRow(proxy, state)
+    row = PackedRow(proxy, state, shared=shared)
     logits = row.feed(tree.tokens, tree.depths, sees, last)
     seen, depths = sees[last], [len(query) for query in queries]
     answers: list[list[int]] = [[] for _ in queries]

@@ -15,7 +15,7 @@ from icl_plugins.proxy.probe import FAILURES
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
-Way = Literal["tree", "rows", "whole"]
+Way = Literal["shared", "tree", "rows", "whole"]
 
 # Tokens per pack and the fixed cost of one in tokens. A larger pack is mostly what its tokens must not see.
 _BUDGETS = {"cpu": (512, 32), "cuda": (4096, 512)}
@@ -26,16 +26,22 @@ _UNSTABLE = {"dynamic", "longrope"}
 class SharedPrefix:
     """A proxy that reads a prefix once and continues it many times.
 
-    way: "tree" packs all that stands behind the prefix into one row, so that nothing of the prefix is copied
-    for a query; "rows" expands its keys and values for a batch; "whole" reads the prefix again each time.
-    Taken is the first that gives what a plain forward of the whole text gives; reason says why. Trying costs
-    a few forwards: `Proxy.shared_prefix` is one that is made once.
+    way: "shared" packs all that stands behind the prefix into one row and attends to the two apart, so that
+    nothing of the prefix is ever copied; "tree" copies it in front of the row; "rows" expands its keys and
+    values for a batch; "whole" reads the prefix again each time. Taken is the first that gives what a plain
+    forward of the whole text gives; reason says why. Trying costs a few forwards: `Proxy.shared_prefix` is
+    one that is made once.
     """
 
     def __init__(self, proxy: "Proxy") -> None:
         self.proxy = proxy
         self.budget = TokenBudget(*_BUDGETS.get(proxy.device.type, (1024, 256)))
         self.way, self.reason = choose_way(proxy)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model takes positions and a mask of its own."""
+        return self.way in ("shared", "tree")
 
     def read(self, ids: Sequence[int], behind: PrefixState | None = None) -> PrefixState:
         """Return the state of the tokens, behind another state if one is given."""
@@ -53,10 +59,11 @@ class SharedPrefix:
         being its answer: log p(answer | prefix, question), summed over the answer's tokens. A token stands
         behind the prefix in front of every answer. Raises ProxyError if one query does not fit into memory.
         """
-        if self.way == "tree":
+        shared = self.way == "shared" and bool(state.layers)
+        if self.packs:
 
             def pack(rows: list[int]) -> list[np.ndarray]:
-                return score_tree(self.proxy, state, [queries[row] for row in rows])
+                return score_tree(self.proxy, state, [queries[row] for row in rows], shared=shared)
 
             yield from run_batches([_size(query) for query in queries], self.budget, pack)
             return
@@ -81,11 +88,13 @@ class SharedPrefix:
         A query is at least one token behind the prefix. One is finished after max_tokens, or as soon as
         ended(its tokens so far) is true; the last of them is then still among its tokens.
         """
-        if self.way == "tree":
+        shared = self.way == "shared" and bool(state.layers)
+        if self.packs:
 
             def pack(rows: list[int]) -> list[list[int]]:
+                own = [queries[row] for row in rows]
                 return generate_packed(
-                    self.proxy, state, [queries[row] for row in rows], max_tokens=max_tokens, ended=ended
+                    self.proxy, state, own, max_tokens=max_tokens, ended=ended, shared=shared
                 )
 
             yield from run_batches([len(query) + max_tokens // 4 for query in queries], self.budget, pack)
@@ -107,6 +116,7 @@ def choose_way(proxy: "Proxy") -> tuple[Way, str]:
     prefix, queries = trial(proxy)
     flat = [one for query in queries for one in query]
     ways: dict[Way, Callable[[PrefixState], np.ndarray]] = {
+        "shared": lambda state: np.concatenate(score_tree(proxy, state, queries, shared=True)),
         "tree": lambda state: np.concatenate(score_tree(proxy, state, queries)),
         "rows": lambda state: score_rows(proxy, state, flat),
     }

@@ -37,7 +37,7 @@ def slot_gradients(proxy: "Proxy", slots: Slots, queries: Sequence[Encoded]) -> 
     with frozen(proxy.model), torch.enable_grad():
         # Without a question the answer begins right behind the slots, which a pack has no token of.
         asked = all(query.answer_start > proxy.encoder.leading for query in queries)
-        if asked and proxy.shared_prefix.way == "tree":
+        if asked and proxy.shared_prefix.packs:
             return _shared(proxy, slots, queries)
         losses = torch.empty(len(queries), dtype=torch.float64)
         gradient = torch.zeros(slots.embeddings.shape)

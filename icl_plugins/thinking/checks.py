@@ -38,7 +38,7 @@ def check_enough(demonstrations: int) -> None:
 def check_masks(proxy: "Proxy") -> None:
     """Raise ProxyError for a model that takes no mask of its own."""
     shared = proxy.shared_prefix
-    if shared.way != "tree":
+    if not shared.packs:
         raise ProxyError(
             f"{type(proxy.model).__name__} takes no mask of its own: {shared.reason}",
             expected="a model that lets each token see only what it is told to see",

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.prompt import ManyShotPrompt
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.selectors._settings import load_proxy
 from icl_plugins.thinking.checks import check_model, lasting
 from icl_plugins.thinking.choosing import Choice, HeldOut, Recipe, choose, hold_out, summary
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.kv_state import KVState
-from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.prefix import prefix_tokens
 
 if TYPE_CHECKING:

@@ -166,10 +166,10 @@ def _cache(model: Any, way: Way, state: PrefixState, size: int) -> Iterator[Any]
     if way == "views":
         yield state.cache(size)
         return
-    from icl_plugins.thinking.shared_cache import sharing
+    from icl_plugins.proxy.shared_cache import sharing, suffix_cache
 
-    with sharing(model, state) as cache:
-        yield cache
+    with sharing(model, state):
+        yield suffix_cache(state)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from icl_plugins.evaluation.answers import continued
 from icl_plugins.evaluation.local_checks import check_settings
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.prompt import Layout, ManyShotPrompt
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.proxy.prefix_state import Layers, PrefixState
 from icl_plugins.thinking.generating import generator_of
-from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.options import check_options, end_tokens
 from icl_plugins.thinking.prefix import chat_template
 from icl_plugins.thinking.reading import in_precision

@@ -12,10 +12,10 @@ from icl_plugins.progress import tell_progress
 from icl_plugins.proxy.batching import is_out_of_memory
 from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.prefix_state import PrefixState, picked, read
+from icl_plugins.proxy.shared_cache import sharing, suffix_cache
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.positions import Mode, Move
 from icl_plugins.thinking.recursion import KeysAndValues, Memory
-from icl_plugins.thinking.shared_cache import sharing
 
 if TYPE_CHECKING:
     from icl_plugins.evaluation.local_texts import LocalTexts
@@ -114,10 +114,11 @@ def _read_apart(proxy: "Proxy", ids: tuple[int, ...], past: PrefixState, start: 
     chunk = _CHUNK
     while True:
         try:
-            with sharing(proxy.model, past) as cache:
+            cache = suffix_cache(past)
+            with sharing(proxy.model, past):
                 for at in range(0, len(ids), chunk):
                     _read_chunk(proxy, ids[at : at + chunk], cache, start + at)
-                return [(layer.keys, layer.values) for layer in cache.layers]
+            return [(layer.keys, layer.values) for layer in cache.layers]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or chunk == 1:
                 raise

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from icl_plugins.errors import TargetError
 from icl_plugins.evaluation.target import Messages
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.proxy.token_tree import common_length
 from icl_plugins.thinking.generating import generator_of
-from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.options import check_options
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.writing import Stops

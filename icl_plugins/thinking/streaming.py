@@ -6,9 +6,9 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.proxy.prefix_state import PrefixState
 from icl_plugins.thinking.generating import generator_of
-from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.writing import Stops
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from icl_plugins.artefacts import fingerprint
 from icl_plugins.errors import DataError
 from icl_plugins.evaluation.local import LocalTarget
 from icl_plugins.evaluation.target import Answer
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.proxy.token_tree import common_length
-from icl_plugins.thinking.locking import lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Behind a shared prefix everything is as in a plain forward of the whole text, whatever the architecture."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -89,15 +91,21 @@ def test_scores_equal_plain_forwards(architecture, length, slice_head, make_mode
     proxy = Proxy.from_model(model, tokenizer)
     proxy.slice_head = slice_head
     shared = SharedPrefix(proxy)
-    assert shared.way == ("rows" if architecture == "bloom" else "tree"), shared.reason
+    sliding = architecture in ("mistral", "gemma2", "gemma3_text")
+    assert shared.way == ("rows" if architecture == "bloom" else "tree" if sliding else "shared")
     scores = all_scores(shared, shared.read(PREFIX[:length]), encoded(QUERIES))
     for query, values in zip(QUERIES, scores, strict=True):
         assert values.dtype == np.float64
         np.testing.assert_allclose(values, plain_scores(model, PREFIX[:length], query), rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["tree", "rows", "whole"])
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize(
+    ("way", "architecture"),
+    [
+        *itertools.product(["tree", "rows", "whole"], ["llama", "mistral", "gemma3_text", "gpt2"]),
+        *(("shared", architecture) for architecture in ("llama", "gpt2", "gpt_neox", "cohere")),
+    ],
+)
 def test_every_way_gives_the_same(way, architecture, make_model, tokenizer):
     """Prefixes beyond the window of sliding layers included: 40 tokens and more for a window of 16."""
     model = make_model(architecture)
@@ -109,6 +117,24 @@ def test_every_way_gives_the_same(way, architecture, make_model, tokenizer):
     questions = [query[0][0] for query in QUERIES]
     for question, answer in zip(questions, all_answers(shared, state, questions, 20), strict=True):
         assert answer == plain_greedy(model, PREFIX + question, 20)
+
+
+def test_a_shared_prefix_is_never_copied(proxy, monkeypatch):
+    """What the model is given to add to holds the queries alone."""
+    shared, seen = SharedPrefix(proxy), []
+    forward = type(proxy.model).forward
+
+    def watched(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        seen.append(kwargs["past_key_values"].layers[0].keys.shape[-2])
+        return output
+
+    state = shared.read(PREFIX)
+    monkeypatch.setattr(type(proxy.model), "forward", watched)
+    all_scores(shared, state, encoded(QUERIES))
+    all_answers(shared, state, [[7, 8]], 3)
+    assert shared.way == "shared"
+    assert max(seen) < len(PREFIX)
 
 
 def test_a_recurrent_model_reads_the_prefix_again(recurrent, tokenizer):
@@ -130,7 +156,7 @@ def test_rotary_frequencies_that_depend_on_the_length_share_nothing(rope_type, m
     proxy = Proxy.from_model(model, tokenizer)
     assert SharedPrefix(proxy).way == "whole"
     proxy.max_length = 64
-    assert SharedPrefix(proxy).way == "tree"
+    assert SharedPrefix(proxy).way == "shared"
 
 
 def test_a_model_that_ignores_the_mask_is_not_packed(make_model, tokenizer, monkeypatch):
@@ -170,7 +196,7 @@ def test_the_head_of_a_state_is_the_state_of_the_head(architecture, make_model, 
     torch.testing.assert_close(head.layers, alone.layers)
 
 
-@pytest.mark.parametrize("way", ["tree", "rows"])
+@pytest.mark.parametrize("way", ["shared", "tree", "rows"])
 def test_a_state_may_stand_at_other_positions(way, make_model, tokenizer):
     """Keys made at positions 5 to 44, as of a text whose first five tokens are hidden from all."""
     model = make_model("llama").eval()
@@ -218,7 +244,7 @@ def test_the_model_stays_as_it_came(make_model, tokenizer):
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("way", ["tree", "rows", "whole"])
+@pytest.mark.parametrize("way", ["shared", "tree", "rows", "whole"])
 @pytest.mark.parametrize("budget", [1, 10, 10_000])
 def test_scores_do_not_depend_on_the_batch(way, budget, proxy):
     shared = SharedPrefix(proxy)
@@ -235,16 +261,18 @@ def test_out_of_memory_halves_the_packs(shared, monkeypatch):
     state, queries = shared.read(PREFIX), encoded(QUERIES)
     expected, real, sizes = all_scores(shared, state, queries), shared_prefix.score_tree, []
 
-    def tight(proxy, state, pack):
+    def tight(proxy, state, pack, **how):
         sizes.append(len(pack))
         if len(pack) > 1:
             raise torch.OutOfMemoryError
-        return real(proxy, state, pack)
+        return real(proxy, state, pack, **how)
 
     monkeypatch.setattr(shared_prefix, "score_tree", tight)
     np.testing.assert_allclose(np.hstack(all_scores(shared, state, queries)), np.hstack(expected), rtol=1e-5)
     assert sizes[0] == 3
-    monkeypatch.setattr(shared_prefix, "score_tree", lambda *args: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        shared_prefix, "score_tree", lambda *args, **how: (_ for _ in ()).throw(MemoryError())
+    )
     with pytest.raises(ProxyError, match="out of memory"):
         list(shared.score(state, queries))
 

@@ -138,7 +138,7 @@ def test_packs_give_what_batches_give(architecture, overrides, make_exact, pool,
     """The whole, and query by query; also where sliding layers see less than a slot, or than two."""
     proxy = make_exact(architecture, **overrides)
     slots = texts_of(proxy, pool).at([4, 0, 2])
-    assert proxy.shared_prefix.way == "tree", proxy.shared_prefix.reason
+    assert proxy.shared_prefix.packs, proxy.shared_prefix.reason
     losses, gradient = slot_gradients(proxy, slots, queries)
     packed = [slot_gradients(proxy, slots, [query]) for query in queries]
     in_batches(monkeypatch, proxy)

@@ -8,8 +8,8 @@ from thinking_tools import make_prompt, queries
 
 from icl_plugins import DeepThinking
 from icl_plugins.errors import SettingError, TooLongError
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.thinking import serving
-from icl_plugins.thinking.locking import lock_of
 from icl_plugins.thinking.serving import StateServer
 
 

@@ -10,7 +10,7 @@ from dspy_icl import AsyncDeepThinkingEngine
 from thinking_engines import ask, make_engine
 
 from icl_plugins import Proxy
-from icl_plugins.thinking.locking import lock_of
+from icl_plugins.proxy.locking import lock_of
 from icl_plugins.thinking.serving import StateServer
 
 CALLER = ContextVar("caller", default="nobody")

@@ -12,9 +12,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from icl_plugins.proxy.locking import model_lock
+from icl_plugins.proxy.prefix_attention import prefix_attention
 from icl_plugins.proxy.prefix_state import PrefixState
-from icl_plugins.thinking.locking import model_lock
-from icl_plugins.thinking.prefix_attention import prefix_attention
 
 _NAME = "icl_plugins_shared_prefix"
 
@@ -43,9 +43,14 @@ class SuffixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.own + query_length, self.before
 
 
+def suffix_cache(state: PrefixState) -> Any:
+    """Return an empty cache of what stands behind a state."""
+    return Cache(layers=[SuffixLayer(state.slots) for _ in state.layers])
+
+
 @contextmanager
-def sharing(model: Any, state: PrefixState) -> Iterator[Any]:
-    """Let the model attend to the state's keys and values without a copy for each row; yield an empty cache.
+def sharing(model: Any, state: PrefixState) -> Iterator[None]:
+    """Let the model attend to the state's keys and values, of which the cache that it is given holds none.
 
     For models whose attention goes through transformers' AttentionInterface, windows and soft-capping
     included; raises NotImplementedError for others. It holds for this thread alone, in which the model must
@@ -59,7 +64,7 @@ def sharing(model: Any, state: PrefixState) -> Iterator[Any]:
         token = _prefix.set(state)
         try:
             model.set_attn_implementation(_registered(before))
-            yield Cache(layers=[SuffixLayer(state.slots) for _ in state.layers])
+            yield
         finally:
             _prefix.reset(token)
             model.set_attn_implementation(before)
