@@ -193,7 +193,7 @@ def _status(name):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
-def memory(path, model, shots, batches=(8, 40)):
+def memory(path, model, shots, batches):
     """MiB that one more query in a batch takes, for the whole prompt, the expanded cache, and the state."""
     rows = []
     for way in ("prompt", "cache", "state"):
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--model", default="micro")
     parser.add_argument("--demonstrations", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--queries", type=int, default=32)
+    parser.add_argument("--batches", type=int, nargs=2, default=[8, 40], help="between which memory grows")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,7 +224,7 @@ def main() -> None:
         case = make(args.pool, args.model, shots, args.queries)
         times = " | ".join(f"{one:.1f}" for one in latency(case))
         prefill, step = step_cost(case)
-        grown = " | ".join(f"{one:.2f}" for one in memory(args.pool, args.model, shots))
+        grown = " | ".join(f"{one:.2f}" for one in memory(args.pool, args.model, shots, args.batches))
         print(f"| {shots} | {len(case.state.ids)} | {times} | {step / prefill:.2f} | {grown} |", flush=True)
 
 

@@ -58,7 +58,7 @@ def state_lines(content: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return (
         ("chosen", made),
         ("why", thinking["reason"]),
-        ("positions", thinking["reasons"]["positions"] if steps > 1 else ""),
+        ("positions", thinking["reasons"].get("positions", "") if steps > 1 else ""),
         ("held-out loss", held_out),
         ("holds", f"{content['tokens']:,} tokens of {content['shots']:,} demonstrations"),
         ("size", f"{content['bytes'] / 1e6:,.1f} MB"),

@@ -33,6 +33,10 @@ class Recipe(Protocol):
         """Return its settings, as JSON holds them."""
         ...
 
+    def reasons(self) -> dict[str, str]:
+        """Return why things are as they are that were not asked for."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:

@@ -94,3 +94,7 @@ class Training:
         named = f"learning rate {self.learning_rate!r}{hidden}"
         values = {"learning_rate": self.learning_rate, "dropout": self.dropout, "seed": self.seed}
         return {"method": "context tuning", "recipe": named, **values}
+
+    def reasons(self) -> dict[str, str]:
+        """Return nothing: all is as asked."""
+        return {}

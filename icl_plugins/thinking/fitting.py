@@ -53,7 +53,7 @@ def _fit(
         "steps": choice.steps,
         **choice.recipe.told(),
         "reason": choice.reason,
-        "reasons": {"positions": getattr(choice.recipe, "why", ""), "writing": generator_of(proxy).reason},
+        "reasons": {**choice.recipe.reasons(), "writing": generator_of(proxy).reason},
         "held_out": [summary(one) for one in held_out],
         **{name: values for name, values in told.items() if values or name == "norms"},
     }

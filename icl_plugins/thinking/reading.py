@@ -67,6 +67,10 @@ class Pace:
         values = {"step_size": self.step_size, "momentum": self.momentum, "positions": self.mode}
         return {"method": "deep thinking", "recipe": named, **values}
 
+    def reasons(self) -> dict[str, str]:
+        """Return why it is this mode."""
+        return {"positions": self.why}
+
 
 def think(proxy: "Proxy", ids: Sequence[int], pace: Pace, steps: int) -> Iterator[Thought]:
     """Yield the state after 1, 2, ... `steps` readings (arXiv 2305.13016, section 3; T is `steps`).

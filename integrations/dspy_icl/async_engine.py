@@ -10,8 +10,8 @@ from dspy_icl.engine import DeepThinkingEngine
 
 # The event loop's own threads are few: too few for a batch. Streams have theirs, so that no number of calls
 # that wait for a stream keeps it from being read or closed.
-_calls = ThreadPoolExecutor(64, thread_name_prefix="dspy_icl_call")
-_streams = ThreadPoolExecutor(64, thread_name_prefix="dspy_icl_stream")
+_calls = ThreadPoolExecutor(64, thread_name_prefix="deep_thinking_call")
+_streams = ThreadPoolExecutor(64, thread_name_prefix="deep_thinking_stream")
 
 
 class AsyncDeepThinkingEngine:
