@@ -24,7 +24,7 @@ from icl_plugins.proxy.forward import frozen
 from icl_plugins.proxy.prefix_state import PrefixState, read
 from icl_plugins.thinking import generating
 from icl_plugins.thinking.positions import resolve
-from icl_plugins.thinking.reading import Pace, reread
+from icl_plugins.thinking.reading import Pace, in_precision, reread
 from icl_plugins.thinking.recursion import Memory
 
 TEMPLATE = Template(question="Question: {text}\nType:", answer=" {label}", separator="\n\n")
@@ -161,7 +161,7 @@ def step_cost(case):
     pace = Pace(0.0, 0.9, mode, move)
 
     def step():
-        memory.advance(reread(proxy, ids, memory.history, pace), 0.0, 0.9)
+        memory.advance(reread(proxy, in_precision(proxy, ids, memory.history), pace), 0.0, 0.9)
 
     step()
     return timed(lambda: read(proxy, ids, PrefixState())), timed(step)

@@ -24,8 +24,7 @@ def check_state_folder(option: str, out: Path) -> None:
 
 def state_content(folder: Path) -> dict[str, Any]:
     """Return how a saved state was made and what it holds, its tensors unread; raises ArtefactError."""
-    from icl_plugins.prompt import ManyShotPrompt
-    from icl_plugins.thinking.saving import PROMPT, TENSORS, describe
+    from icl_plugins.thinking.saving import TENSORS, describe, prompt_of
 
     body = describe(folder)
     thinking = body["thinking"]
@@ -33,7 +32,7 @@ def state_content(folder: Path) -> dict[str, Any]:
         "model": body["model"]["name"],
         "dtype": body["dtype"],
         "layout": body["layout"],
-        "shots": len(ManyShotPrompt.load(folder / PROMPT).demonstrations),
+        "shots": len(prompt_of(folder, body).demonstrations),
         "tokens": len(body["ids"]),
         "bytes": (folder / TENSORS).stat().st_size,
         "loss": _losses(thinking),

@@ -79,7 +79,9 @@ class LocalTarget:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 over weights, tokenizer, chat template, layout and settings."""
-        template = "" if self.layout == "single" else repr(self.proxy.tokenizer.chat_template)
+        from icl_plugins.proxy.chat import chat_template
+
+        template = chat_template(self.proxy.tokenizer, self.layout)
         ended = [f"ended with {self.texts.end!r}"] if self.texts.end else []  # what scores hold besides
         settings = (self.layout, str(self.length_norm), *self.stop, *ended)
         parts = (*self.proxy.fingerprint.values(), template, *settings)

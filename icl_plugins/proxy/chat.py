@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icl_plugins.errors import DataError, SettingError
+from icl_plugins.prompt import Layout
 from icl_plugins.proxy.encoding import TextEncoder, Tokens
 
 Messages = Sequence[Mapping[str, str]]
@@ -117,6 +118,11 @@ class ChatText:
         found = whole.rfind(_SAMPLE)
         lead = whole[len(begun) : found] if whole.startswith(begun) else ""
         return lead, whole[found + len(_SAMPLE) :]
+
+
+def chat_template(tokenizer: Any, layout: Layout) -> str:
+    """Return what writes messages down in a layout, besides the tokenizer: nothing in "single"."""
+    return "" if layout == "single" else repr(tokenizer.chat_template)
 
 
 def _without_end(tokens: Tokens, lead: int) -> Tokens:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icl_plugins.errors import ArtefactError
 from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.provenance import origin_of
 from icl_plugins.readers import FilePath
@@ -14,7 +13,7 @@ from icl_plugins.report.page import Report, Section, paragraph
 from icl_plugins.report.plot import require_matplotlib
 from icl_plugins.report.selection import made_table
 from icl_plugins.report.thinking_plots import accuracy_plot, loss_plot, norms_plot, training_plot
-from icl_plugins.thinking.saving import PROMPT, TENSORS, describe
+from icl_plugins.thinking.saving import TENSORS, describe, prompt_of
 
 _ARTEFACT = {
     "reference": (
@@ -55,13 +54,7 @@ def state_report(folder: FilePath) -> Report:
     require_matplotlib()
     folder = Path(folder)
     body = describe(folder)
-    prompt = ManyShotPrompt.load(folder / PROMPT)
-    if prompt.fingerprint != body["prompt"]:
-        raise ArtefactError(
-            f"{str(folder)!r} is damaged: its prompt is another",
-            expected="a folder as KVState.save wrote it",
-            fix="restore it, or make the state again from its prompt",
-        )
+    prompt = prompt_of(folder, body)
     thinking = body["thinking"]
     config = {name: value for name, value in thinking.items() if name not in _CURVES}
     model = {name: value for name, value in body["model"].items() if name != "name"}
@@ -123,7 +116,7 @@ def _movement(thinking: Mapping[str, Any]) -> Section:
 
 
 def _training(thinking: Mapping[str, Any]) -> Section:
-    heading, losses = "How well it was trained", thinking.get("losses")
+    heading, losses = "How well it was trained", thinking["losses"]
     if not losses:
         told = "One step was taken, which is plain in-context learning: nothing was trained."
         return Section("training", heading, (), paragraph(told))

@@ -55,7 +55,7 @@ def _fit(
         "reason": choice.reason,
         "reasons": {**choice.recipe.reasons(), "writing": generator_of(proxy).reason},
         "held_out": [summary(one) for one in held_out],
-        **{name: values for name, values in told.items() if values or name == "norms"},
+        **told,
     }
     layers = tuple((keys.detach(), values.detach()) for keys, values in thought.precise)
     return KVState(proxy, prompt, settings.layout, ids, layers, thinking)

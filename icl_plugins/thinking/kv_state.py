@@ -16,11 +16,11 @@ from icl_plugins.evaluation.answers import continued
 from icl_plugins.evaluation.local_checks import check_settings
 from icl_plugins.evaluation.target import Messages
 from icl_plugins.prompt import Layout, ManyShotPrompt
+from icl_plugins.proxy.chat import chat_template
 from icl_plugins.proxy.locking import lock_of
 from icl_plugins.proxy.prefix_state import Layers, PrefixState
 from icl_plugins.thinking.generating import generator_of
 from icl_plugins.thinking.options import check_options, end_tokens
-from icl_plugins.thinking.prefix import chat_template
 from icl_plugins.thinking.reading import in_precision
 from icl_plugins.thinking.streaming import stream
 from icl_plugins.thinking.target import StateTarget
@@ -37,7 +37,7 @@ _TOLD = ("reason", "reasons", "held_out", "norms", "losses", "seconds")
 
 @dataclass(frozen=True, eq=False)
 class KVState:
-    """The keys and values of a prompt after deep thinking, with the model that they belong to.
+    """The keys and values of a prompt, read several times or trained, with the model that they belong to.
 
     prompt, layout: what was read, and how it was written. ids: its L tokens. layers: keys and values of each
     layer, (1, heads, L, d) in float32 at least. thinking: how the state was made: method, steps and settings,
@@ -62,7 +62,7 @@ class KVState:
     def fingerprint(self) -> str:
         """The sha256 of all that decides the state: model, tokenizer, tokens, prompt, settings."""
         settings = {name: value for name, value in self.thinking.items() if name not in _TOLD}
-        model = (*self.proxy.fingerprint.values(), chat_template(self.proxy, self.layout))
+        model = (*self.proxy.fingerprint.values(), chat_template(self.proxy.tokenizer, self.layout))
         parts = (*model, self.prompt.fingerprint, self.layout)
         return fingerprint("state", *parts, canonical_json(settings), canonical_json(list(self.ids)))
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from os.path import commonprefix
-from typing import TYPE_CHECKING
 
 from icl_plugins.errors import DataError, SettingError, TooLongError
 from icl_plugins.evaluation.local_texts import LocalTexts
 from icl_plugins.evaluation.target import Messages
-from icl_plugins.prompt import Layout, ManyShotPrompt
+from icl_plugins.prompt import ManyShotPrompt
 from icl_plugins.proxy.continuation import Request
 from icl_plugins.proxy.token_tree import common_length
-
-if TYPE_CHECKING:
-    from icl_plugins.proxy.model import Proxy
 
 # Beginnings of questions that tokenizers may join with what stands in front of them.
 _BEGINNINGS = ("A", "b", "1", " x", "\n", "\n\n", "\t", '"', "(", "-", ".", "é", "中")
@@ -76,11 +72,6 @@ def begin_with(ids: Sequence[int], requests: Sequence[Request]) -> Sequence[Requ
                 fix="end the template's separator with a line break, or begin the question with a word",
             )
     return requests
-
-
-def chat_template(proxy: "Proxy", layout: Layout) -> str:
-    """Return what writes messages down, besides the tokenizer: nothing in layout "single"."""
-    return "" if layout == "single" else repr(proxy.tokenizer.chat_template)
 
 
 def _asked(prompt: ManyShotPrompt, question: str, texts: LocalTexts) -> Messages:

@@ -86,22 +86,22 @@ def think(proxy: "Proxy", ids: Sequence[int], pace: Pace, steps: int) -> Iterato
             fix="take fewer demonstrations, or choose a model with a longer context",
         )
     ids = tuple(ids)
-    first = read(proxy, ids, PrefixState())
-    memory = Memory.of(first.layers)
-    yield Thought(1, first, memory.history)
-    del first
+    state = read(proxy, ids, PrefixState())
+    memory = Memory.of(state.layers)
+    yield Thought(1, state, memory.history)
     for step in range(2, steps + 1):
-        norms = memory.advance(reread(proxy, ids, memory.history, pace), pace.step_size, pace.momentum)
+        norms = memory.advance(reread(proxy, state, pace), pace.step_size, pace.momentum)
+        state = in_precision(proxy, ids, memory.history)
         tell_progress("thinking", step, steps)
-        yield Thought(step, in_precision(proxy, ids, memory.history), memory.history, norms)
+        yield Thought(step, state, memory.history, norms)
 
 
-def reread(proxy: "Proxy", ids: tuple[int, ...], history: KeysAndValues, pace: Pace) -> KeysAndValues:
-    """Return the keys and values (1, heads, L, d) that the tokens have when read behind the history."""
-    past = in_precision(proxy, ids, history)
+def reread(proxy: "Proxy", past: PrefixState, pace: Pace) -> KeysAndValues:
+    """Return the keys and values (1, heads, L, d) that the tokens of a state have when read behind it."""
+    ids = past.ids
     start = 0 if pace.mode == "overlap" else len(ids)
     if generator_of(proxy).way == "shared":
-        new = _read_apart(proxy, ids, past, start)
+        new = _read_apart(proxy, past, start)
     else:
         both = read(proxy, ids, PrefixState(ids, past.layers, start))
         new = [(keys[:, :, len(ids) :], values[:, :, len(ids) :]) for keys, values in both.layers]
@@ -110,7 +110,7 @@ def reread(proxy: "Proxy", ids: tuple[int, ...], history: KeysAndValues, pace: P
     return [(pace.move(keys, layer, -len(ids)), values) for layer, (keys, values) in enumerate(new)]
 
 
-def _read_apart(proxy: "Proxy", ids: tuple[int, ...], past: PrefixState, start: int) -> KeysAndValues:
+def _read_apart(proxy: "Proxy", past: PrefixState, start: int) -> KeysAndValues:
     """Return the new keys and values, the history never copied nor masked; chunks halve when memory runs out.
 
     Half the time of one long row: what is seen in full and what is seen in part have kernels of their own.
@@ -120,8 +120,8 @@ def _read_apart(proxy: "Proxy", ids: tuple[int, ...], past: PrefixState, start: 
         try:
             cache = suffix_cache(past)
             with sharing(proxy.model, past):
-                for at in range(0, len(ids), chunk):
-                    _read_chunk(proxy, ids[at : at + chunk], cache, start + at)
+                for at in range(0, len(past.ids), chunk):
+                    _read_chunk(proxy, past.ids[at : at + chunk], cache, start + at)
             return [(layer.keys, layer.values) for layer in cache.layers]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or chunk == 1:

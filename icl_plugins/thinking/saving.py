@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from icl_plugins.artefacts import atomic_write, canonical_json, fingerprint
 from icl_plugins.errors import ArtefactError, DataError
 from icl_plugins.prompt import Layout, ManyShotPrompt
+from icl_plugins.proxy.chat import chat_template
 from icl_plugins.proxy.prefix_state import Layers
 from icl_plugins.thinking.checks import lasting
-from icl_plugins.thinking.prefix import chat_template
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -47,7 +47,7 @@ def save(state: "KVState", folder: Path) -> None:
         "model": {"name": state.proxy.name, **state.proxy.fingerprint},
         "dtype": str(state.proxy.dtype).removeprefix("torch."),
         "layout": state.layout,
-        "chat_template": fingerprint(chat_template(state.proxy, state.layout)),
+        "chat_template": fingerprint(chat_template(state.proxy.tokenizer, state.layout)),
         "ids": list(state.ids),
         "thinking": state.thinking,
         "tensors": hashlib.sha256(data).hexdigest(),
@@ -103,9 +103,7 @@ def load(
     from icl_plugins.proxy.model import Proxy
 
     body = describe(folder)
-    prompt = ManyShotPrompt.load(folder / PROMPT)
-    if prompt.fingerprint != body["prompt"]:
-        _damaged(folder, "its prompt is another")
+    prompt = prompt_of(folder, body)
     proxy = Proxy.load(model, dtype=body["dtype"]) if isinstance(model, str | Path) else model
     proxy = lasting(proxy)
     _check_model(folder, proxy, body)
@@ -151,6 +149,14 @@ def describe(folder: Path) -> dict[str, Any]:
     return dict(body)
 
 
+def prompt_of(folder: Path, body: Mapping[str, Any]) -> ManyShotPrompt:
+    """Return the prompt of a saved state, of which `describe` gave the body; raises ArtefactError."""
+    prompt = ManyShotPrompt.load(folder / PROMPT)
+    if prompt.fingerprint != body["prompt"]:
+        _damaged(folder, "its prompt is another")
+    return prompt
+
+
 def _check_model(folder: Path, proxy: "Proxy", body: dict[str, Any]) -> None:
     made = body["model"]
     other = [part for part, value in proxy.fingerprint.items() if made[part] != value]
@@ -163,7 +169,7 @@ def _check_model(folder: Path, proxy: "Proxy", body: dict[str, Any]) -> None:
             expected="the model, tokenizer and dtype that it was made with",
             fix=f"load {made['name']!r} with dtype={body['dtype']!r}, or make the state again",
         )
-    if body["chat_template"] != fingerprint(chat_template(proxy, body["layout"])):
+    if body["chat_template"] != fingerprint(chat_template(proxy.tokenizer, body["layout"])):
         raise ArtefactError(
             f"{str(folder)!r} was made with another chat template than {proxy.name!r} has",
             expected="the same, since queries would be written otherwise than the prompt was",

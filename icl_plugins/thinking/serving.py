@@ -44,7 +44,7 @@ class _Waiting:
 
     def goes_with(self, other: "_Waiting") -> bool:
         """Return whether both may be one batch: what is sampled alone is the same whoever else waits."""
-        same = (self.stops.stop, self.options) == (other.stops.stop, other.options)
+        same = (self.stops, self.options) == (other.stops, other.options)
         return same and not self.options.get("do_sample")
 
 
@@ -126,9 +126,9 @@ class StateServer:
     def _write(self, batch: list[_Waiting]) -> None:
         first = batch[0]
         try:
-            state, queries = self._behind(first.ids)[0], [self._behind(one.ids)[1] for one in batch]
+            states, queries = zip(*(self._behind(one.ids) for one in batch), strict=True)
             write = generator_of(self.state.proxy).write
-            rows = write(state, queries, first.options, ended=first.stops.ended, seed=first.seed)
+            rows = write(states[0], queries, first.options, ended=first.stops.ended, seed=first.seed)
             for one, tokens in zip(batch, rows, strict=True):
                 one.written.set_result(self._result(one, tokens))
         except BaseException as error:  # nobody may wait for ever

@@ -23,7 +23,7 @@ def pace_of(proxy, mode, step_size=0.01, momentum=0.9):
 
 
 def first_reading(proxy):
-    return read(proxy, IDS, PrefixState()).layers
+    return read(proxy, IDS, PrefixState())
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def doubled(proxy, mode):
 def test_the_second_reading_is_the_second_half_of_the_doubled_prompt(proxy_of, family, mode):
     proxy = proxy_of(family)
     pace = pace_of(proxy, mode)
-    present = reread(proxy, IDS, first_reading(proxy), pace)
+    present = reread(proxy, first_reading(proxy), pace)
     for layer, (found, expected) in enumerate(zip(present, doubled(proxy, mode), strict=True)):
         keys = expected[0] if pace.move is None else pace.move(expected[0], layer, -len(IDS))
         torch.testing.assert_close(found[0], keys, rtol=1e-3, atol=2e-5)
@@ -57,7 +57,7 @@ def test_a_full_step_keeps_the_second_reading_alone(proxy_of, family, mode):
     proxy = proxy_of(family)
     pace = pace_of(proxy, mode, step_size=1.0, momentum=0.0)
     *_, last = think(proxy, IDS, pace, 2)
-    present = reread(proxy, IDS, first_reading(proxy), pace)
+    present = reread(proxy, first_reading(proxy), pace)
     for found, expected in zip(last.precise, present, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_a_full_step_keeps_the_second_reading_alone(proxy_of, family, mode):
 def test_no_step_changes_nothing_whatever_the_number(proxy_of, family):
     proxy = proxy_of(family)
     *_, last = think(proxy, IDS, pace_of(proxy, "auto", step_size=0.0), 4)
-    for found, expected in zip(last.state.layers, first_reading(proxy), strict=True):
+    for found, expected in zip(last.state.layers, first_reading(proxy).layers, strict=True):
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
 
@@ -89,10 +89,10 @@ def test_the_first_layer_moves_by_its_positions_alone(proxy_of, family):
 @pytest.mark.parametrize("mode", ["reference", "overlap"])
 def test_steps_in_chunks_are_steps_in_one_piece(proxy_of, family, mode, monkeypatch):
     proxy = proxy_of(family)
-    whole = reread(proxy, IDS, first_reading(proxy), pace_of(proxy, mode))
+    whole = reread(proxy, first_reading(proxy), pace_of(proxy, mode))
     monkeypatch.setattr(reading, "_CHUNK", 7)
     monkeypatch.setattr("icl_plugins.proxy.prefix_state._CHUNK", 7)
-    parts = reread(proxy, IDS, first_reading(proxy), pace_of(proxy, mode))
+    parts = reread(proxy, first_reading(proxy), pace_of(proxy, mode))
     for found, expected in zip(parts, whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 
@@ -107,10 +107,10 @@ def test_memory_that_runs_out_halves_the_chunks(proxy_of, monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         read_chunk(proxy, ids, cache, start)
 
-    whole = reread(proxy, IDS, first_reading(proxy), pace_of(proxy, "relative"))
+    whole = reread(proxy, first_reading(proxy), pace_of(proxy, "relative"))
     monkeypatch.setattr(reading, "_CHUNK", 29)
     monkeypatch.setattr(reading, "_read_chunk", short_of_memory)
-    parts = reread(proxy, IDS, first_reading(proxy), pace_of(proxy, "relative"))
+    parts = reread(proxy, first_reading(proxy), pace_of(proxy, "relative"))
     assert seen[:3] == [29, 14, 7]
     torch.testing.assert_close(parts[1], whole[1], rtol=1e-3, atol=2e-5)
 

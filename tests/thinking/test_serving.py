@@ -163,3 +163,15 @@ def test_an_interrupt_of_the_writer_is_an_error_for_the_others(state, monkeypatc
     for thread in threads:
         thread.join()
     assert sorted(errors) == ["KeyboardInterrupt", "TargetError", "TargetError"]
+
+
+def test_what_is_read_in_full_is_read_once(state, monkeypatch):
+    read, lengths = serving.read, []
+
+    def watched(proxy, ids, behind):
+        lengths.append(len(ids))
+        return read(proxy, ids, behind)
+
+    monkeypatch.setattr(serving, "read", watched)
+    StateServer(state).answer(make_prompt(3).messages(queries()[0], "single"), max_new_tokens=3)
+    assert len(lengths) == 1
