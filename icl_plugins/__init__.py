@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from icl_plugins.thinking.context_tuning import ContextTuning
     from icl_plugins.thinking.deep_thinking import DeepThinking
     from icl_plugins.thinking.kv_state import KVState
+    from icl_plugins.tuning.many_icl import ManyICL
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "KMeans",
     "KVState",
     "LatentBayesian",
+    "ManyICL",
     "ManyShotPrompt",
     "Pool",
     "Proxy",
@@ -68,6 +70,7 @@ _HOME = {
     "KMeans": "icl_plugins.selectors.kmeans",
     "KVState": "icl_plugins.thinking.kv_state",
     "LatentBayesian": "icl_plugins.selectors.latent_bayesian",
+    "ManyICL": "icl_plugins.tuning.many_icl",
     "ManyShotPrompt": "icl_plugins.prompt",
     "Pool": "icl_plugins.examples",
     "Proxy": "icl_plugins.proxy.model",

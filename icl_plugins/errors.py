@@ -73,6 +73,10 @@ class ArtefactError(IclError, ValueError):
     """A saved file (prompt, curriculum) is damaged, of an unknown version, or of another kind."""
 
 
+class TuningError(IclError, RuntimeError):
+    """Training diverged; the message says what is kept."""
+
+
 class TargetError(IclError, RuntimeError):
     """The target cannot be reached, or refuses every request (a wrong key, an unknown model)."""
 

@@ -76,6 +76,10 @@ class Template:
         """Return the answer text, leading and trailing space kept; raises as ``render_question`` does."""
         return self._answer.text(self._answer.values(example))
 
+    def write_answer(self, values: tuple[str, ...]) -> str:
+        """Return the answer text with these texts, one for each field, in place of those of the data."""
+        return self._answer.text(values)
+
     def render(self, example: Mapping[str, object]) -> str:
         """Return the demonstration: question and answer, no separator."""
         return self.render_question(example) + self.render_answer(example)

@@ -1,0 +1,163 @@
+"""The steps of a run: what is watched, measured and kept on the way."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainingArguments
+
+from icl_plugins import __version__
+from icl_plugins.errors import SettingError
+from icl_plugins.progress import tell_progress
+from icl_plugins.tuning.checkpoints import Checkpoint, moments_of, save
+from icl_plugins.tuning.curves import curve
+from icl_plugins.tuning.drawing import Drawer
+from icl_plugins.tuning.rows import Batches
+from icl_plugins.tuning.tasks import Task
+from icl_plugins.tuning.trainer import ManyShotTrainer, Schedule
+from icl_plugins.tuning.tuned import Tuned
+from icl_plugins.tuning.weights import Learner
+
+if TYPE_CHECKING:
+    from icl_plugins.tuning.many_icl import ManyICL
+
+_WINDOW = 10  # steps over which losses are averaged
+_WORSE = 1.0  # nats above the beginning at which a run is given up
+
+
+class Diverged(Exception):  # noqa: N818
+    """The loss or the weights are no longer numbers, or worse than at the beginning."""
+
+
+class Run:
+    """One run; log: losses of all steps, and the curves by step."""
+
+    def __init__(
+        self,
+        settings: "ManyICL",
+        model: Learner,
+        drawers: Sequence[Drawer],
+        validation: Sequence[Task],
+        out: Path,
+        made_from: Mapping[str, str],
+        start: Checkpoint | None,
+        notes: Sequence[str],
+    ) -> None:
+        self.settings, self.model, self.drawers, self.validation = settings, model, drawers, validation
+        self.out, self.made_from, self.start, self.notes = out, made_from, start, list(notes)
+        self.log: dict[str, list[Any]] = {"losses": [], "curves": []}
+        if start:
+            self.forget(start)
+
+    def forget(self, last: Checkpoint) -> None:
+        """Go back to what was known at a checkpoint."""
+        self.log = {name: list(values) for name, values in last.log.items()}
+
+    def train(self) -> None:
+        """Do all steps that are left. Raises Diverged."""
+        begun = self.start.step if self.start else 0
+        if begun == self.settings.steps:
+            return
+        if not begun:
+            self._measure(0)
+        trainer = self._trainer()
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+    def tuned(self) -> Tuned:
+        """Return the model as it is now."""
+        from icl_plugins.tuning.fit import describe
+
+        record = {
+            "kind": "icl_plugins.Tuned",
+            "version": __version__,
+            "name": self.out.resolve().name,
+            "base": self.model.name,
+            "settings": describe(self.settings),
+            "made_from": dict(self.made_from),
+            "tasks": [
+                {"name": task.name, "examples": len(task.pool), "classes": len(task.names) * task.classes}
+                for task in {task.name: task for one in self.drawers for task in one.tasks}.values()
+            ],
+            "notes": self.notes,
+            **self.log,
+        }
+        return Tuned(self.model.model, self.model.proxy.tokenizer, record, self.model.stored)
+
+    def _trainer(self) -> ManyShotTrainer:
+        settings = self.settings
+        arguments = TrainingArguments(
+            output_dir=str(self.out),
+            num_train_epochs=1,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=settings.accumulation,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.clip,
+            adam_beta2=0.98,
+            bf16=self.model.mixed,
+            use_cpu=self.model.proxy.device.type == "cpu",
+            dataloader_pin_memory=self.model.proxy.device.type != "cpu",
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            ddp_find_unused_parameters=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=settings.seed,
+        )
+        if arguments.n_gpu > 1:
+            raise SettingError(
+                f"{arguments.n_gpu} GPUs in one process",
+                expected="one process for each",
+                fix="start with `accelerate launch` or torchrun, or set CUDA_VISIBLE_DEVICES to one of them",
+            )
+        per_step = settings.accumulation * arguments.world_size
+        begun = self.start.step if self.start else 0
+        return ManyShotTrainer(
+            self.model.model,
+            arguments,
+            Batches(self.drawers, settings.weighting, settings.seed, per_step=per_step, start=begun),
+            Schedule(settings.steps, settings.warmup, settings.decay),
+            start=self.start,
+            kl=settings.kl,
+            base=self.model.base if settings.kl else nullcontext,
+            on_step=self._after,
+        )
+
+    def _after(self, trainer: ManyShotTrainer, step: int, loss: float) -> None:
+        self.log["losses"].append(loss)
+        self._watch(step)
+        tell_progress("tuning", step, self.settings.steps)
+        last = step == self.settings.steps
+        if last or step % self.settings.evaluate_every == 0:
+            self._measure(step)
+        if trainer.is_world_process_zero() and (last or step % self.settings.checkpoint_every == 0):
+            self._keep(trainer, step)
+
+    def _watch(self, step: int) -> None:
+        losses = self.log["losses"]
+        if not np.isfinite(losses[-1]):
+            raise Diverged(f"the loss of step {step} is {losses[-1]}")
+        if len(losses) >= 2 * _WINDOW:
+            now, first = np.mean(losses[-_WINDOW:]), np.mean(losses[:_WINDOW])
+            if now > first + _WORSE:
+                raise Diverged(f"the loss rose from {first:.2f} to {now:.2f} nats by step {step}")
+
+    def _measure(self, step: int) -> None:
+        with torch.random.fork_rng():
+            curves = [curve(self.model.proxy, task) for task in self.validation]
+        self.log["curves"] += [{"step": step, **asdict(one)} for one in curves]
+
+    def _keep(self, trainer: ManyShotTrainer, step: int) -> None:
+        weights = self.model.trained
+        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+            raise Diverged(f"weights are no longer finite after step {step}")
+        optimiser: Any = trainer.optimizer
+        inner = getattr(optimiser, "optimizer", optimiser)
+        save(Checkpoint(step, self.made_from, self.log, weights, moments_of(inner)), self.out)

@@ -1,0 +1,111 @@
+"""The model that learns: in the right precision, with an adapter or without, the caller's left alone."""
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from icl_plugins.tuning.checkpoints import Checkpoint
+from icl_plugins.tuning.packing import packs
+
+if TYPE_CHECKING:
+    from icl_plugins.proxy.model import Proxy
+    from icl_plugins.tuning.many_icl import ManyICL
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model to train.
+
+    proxy: around the model of transformers, in which the adapter's layers are. model: what is trained: the
+    same, or with an adapter around it. mixed: whether it computes in bfloat16 with weights in float32.
+    stored: the dtype in which the base's weights lie on disk. name, fingerprint: of the base.
+    """
+
+    proxy: "Proxy"
+    model: Any
+    mixed: bool
+    stored: torch.dtype
+    name: str
+    fingerprint: dict[str, str]
+
+    @cached_property
+    def packs(self) -> tuple[bool, str]:
+        """Whether the model keeps the sequences of a row apart, and why not."""
+        return packs(self.proxy)
+
+    def base(self) -> AbstractContextManager[None]:
+        """Return the block in which the model is as it was before."""
+        off: AbstractContextManager[None] = self.model.disable_adapter()
+        return off
+
+    @property
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The weights that are trained, by name."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+
+def learner(settings: "ManyICL") -> Learner:
+    """Load the model, or copy the one that is given, and put the adapter on.
+
+    All weights are trained in float32, since small steps vanish in half precision; below an adapter the base
+    stays in the precision that is asked for. Raises what Proxy.load raises.
+    """
+    from icl_plugins.proxy.model import Proxy
+
+    given = settings.model
+    base = Proxy.load(given) if isinstance(given, str) else given
+    bfloat16 = settings.precision == "bfloat16" or (
+        settings.precision == "auto" and base.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    rank = settings.lora_rank
+    full = rank is None
+    dtype = torch.bfloat16 if bfloat16 and not full else torch.float32
+    inner = (base.model if isinstance(given, str) else deepcopy(base.model)).to(dtype)
+    stored = getattr(inner.config, "dtype", None) or dtype
+    name, origin = base.name, base.fingerprint
+    proxy = Proxy.from_model(inner, base.tokenizer, name)
+    if settings.gradient_checkpointing:  # transformers is changing the name
+        enable = (
+            getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
+    model = inner.requires_grad_(full)
+    if rank is not None:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(inner, lora)
+    return Learner(proxy, model, bfloat16 and full, stored, name, origin)
+
+
+def restore(learner: Learner, checkpoint: Checkpoint | None) -> None:
+    """Put the weights of a checkpoint into the model."""
+    if checkpoint is not None:
+        with torch.no_grad():
+            for name, weight in learner.trained.items():
+                weight.copy_(checkpoint.weights[name])
+
+
+@contextmanager
+def kept_randomness(seed: int) -> Iterator[None]:
+    """Seed the global generators, which Trainer and peft use, and put them back as they were."""
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002  # only kept
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)  # noqa: NPY002
