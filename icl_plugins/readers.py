@@ -21,7 +21,7 @@ def read_jsonl(path: FilePath) -> list[dict[str, object]]:
 
     Raises DataError for a file that is missing, empty or not UTF-8, and for a line that is no JSON object.
     """
-    lines = _read_text(path).split("\n")  # not splitlines, which also splits at U+2028 inside JSON text
+    lines = read_text(path).split("\n")  # not splitlines, which also splits at U+2028 inside JSON text
     return [_parse_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -33,7 +33,7 @@ def read_json(path: FilePath) -> list[dict[str, object]]:
     """
     name, expected = os.fspath(path), 'one array of objects, like [{"text": "...", "label": "..."}]'
     try:
-        records = json.loads(_read_text(path), object_pairs_hook=_object)
+        records = json.loads(read_text(path), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
@@ -117,7 +117,7 @@ def _named(path: FilePath, number: int, header: list[str], row: list[str]) -> di
 def _csv_rows(path: FilePath, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank with the number of its first line."""
     try:
-        reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     except TypeError as error:
         raise DataError(
             f"delimiter={delimiter!r}", expected="one character", fix="pass one character"
@@ -174,7 +174,8 @@ def read_dataset(dataset: Any) -> Iterator[Mapping[str, object]]:
         yield {**record, **{column: known.get(record[column]) for column, known in names.items()}}
 
 
-def _read_text(path: FilePath) -> str:
+def read_text(path: FilePath) -> str:
+    """Return the text of a file in UTF-8, with or without a mark; raises DataError, also for an empty one."""
     name = os.fspath(path)
     try:
         data = Path(path).read_bytes()

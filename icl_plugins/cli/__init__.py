@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from icl_plugins import __version__
-from icl_plugins.cli import compare, count, html, select, show, think
+from icl_plugins.cli import compare, count, html, select, show, think, tune
 from icl_plugins.cli.outcome import INTERRUPTED, OK, report_error, write_result
 
 __all__ = ["app", "main", "run"]
@@ -16,8 +16,8 @@ _HELP = """Choose the demonstrations of a fixed many-shot prompt, offline, with 
 
 [bold]select[/bold] makes labelled examples into prompt.json; [bold]show[/bold] says what was chosen;
 [bold]count[/bold] counts tokens; [bold]compare[/bold] measures selectors on a target;
-[bold]think[/bold] makes a prompt into a key-value state of a local model; [bold]report[/bold] makes a page
-to look at.
+[bold]think[/bold] makes a prompt into a key-value state of a local model; [bold]tune[/bold] teaches a model
+to use many shots; [bold]report[/bold] makes a page to look at.
 """
 _EPILOG = """[bold]First steps[/bold]
 
@@ -28,7 +28,7 @@ icl-plugins show prompt.json --query text="my card has not arrived"
 icl-plugins select --help
 
 [bold]Exit codes[/bold]  0 done; 1 unexpected; 2 usage or settings; 3 data or files;
-4 proxy or gradient store; 5 target; 130 interrupted.
+4 proxy, gradient store or tuning; 5 target; 130 interrupted.
 
 Results go to stdout, progress and errors to stderr; with --json both are JSON.
 """
@@ -47,6 +47,7 @@ app.command(epilog=show.EPILOG)(show.show)
 app.command(epilog=count.EPILOG)(count.count)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=think.EPILOG)(think.think)
+app.command(epilog=tune.EPILOG)(tune.tune)
 app.command(epilog=html.EPILOG)(html.report)
 
 

@@ -4,8 +4,8 @@ from dataclasses import fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from icl_plugins.checked import unknown_name
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import unknown_name
 from icl_plugins.evaluation.room import PlainTokens, Room, answer_tokens
 
 if TYPE_CHECKING:

@@ -112,6 +112,17 @@ def check_writable(option: str, path: Path, *others: Path) -> None:
         )
 
 
+def check_writable_folder(option: str, out: Path) -> None:
+    """Raise ArtefactError unless a folder is there or can be made, and is writable."""
+    above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ArtefactError(
+            f"{option} {str(out)!r} cannot be written: {str(above)!r} is no folder, or not writable",
+            expected="a folder that can be made or is writable",
+            fix="choose another path",
+        )
+
+
 def unescape(text: str) -> str:
     r"""Turn \n, \t and \\ into the character they stand for; every other backslash is itself."""
     return re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found[0]], text)

@@ -19,6 +19,7 @@ from icl_plugins.errors import (
     SettingError,
     StoreError,
     TargetError,
+    TuningError,
 )
 
 OK, UNEXPECTED, USAGE, DATA, PROXY, TARGET, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -32,7 +33,7 @@ def exit_code(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, TyperException | SettingError | OptionalDependencyError):
         return USAGE
-    if isinstance(error, ProxyError | StoreError | NonFiniteError):
+    if isinstance(error, ProxyError | StoreError | NonFiniteError | TuningError):
         return PROXY
     if isinstance(error, TargetError):
         return TARGET
@@ -94,7 +95,9 @@ def _fields(error: BaseException) -> dict[str, str]:
 
 def _lines(error: BaseException) -> Text:
     if isinstance(error, KeyboardInterrupt):
-        kept = "What compare has measured is kept, and with --store the gradients"
+        kept = (
+            "What compare has measured is kept, the last checkpoint of tune, and with --store the gradients"
+        )
         return Text(f"Interrupted. {kept}: run the same command to go on.")
     if not isinstance(error, IclError):
         return Text("This should not happen: please report the lines above.", style="red")

@@ -1,4 +1,4 @@
-"""`icl-plugins show`: what a saved prompt or state holds, or the prompt for one query, ready to send."""
+"""`icl-plugins show`: what a prompt, state or tuned model holds, or the prompt for one query."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,10 +21,12 @@ icl-plugins show prompt.json --query text="my card has not arrived"
 icl-plugins show prompt.json --query text="my card has not arrived" --as turns
 
 icl-plugins show state
+
+icl-plugins show runs/first
 """
 
 PromptFile = Annotated[
-    Path, Argument(metavar="PROMPT", help="A prompt.json of select, or the folder of a state.")
+    Path, Argument(metavar="PROMPT", help="A prompt.json of select, or the folder of a state or of tune.")
 ]
 Query = Annotated[
     list[str] | None,
@@ -56,10 +58,17 @@ def show(
     tokenizer: Tokenizer = "micro",
     as_json: Json = False,
 ) -> Result:
-    """Show the demonstrations of a saved prompt or state, or with --query the whole prompt for one query."""
+    """Show the demonstrations of a saved prompt or state, or with --query the whole prompt for one query.
+
+    Of a tuned model it shows how it was made, and its accuracy against shots.
+    """
     from icl_plugins.cli.states import state_content, state_lines
+    from icl_plugins.cli.tuned import tuned_folder, tuned_result
     from icl_plugins.prompt import ManyShotPrompt
 
+    tuned = tuned_folder(prompt)
+    if tuned is not None:
+        return tuned_result(tuned, as_json)
     state = state_content(prompt) if prompt.is_dir() else None
     prompt = prompt if state is None else prompt / "prompt.json"
     loaded = ManyShotPrompt.load(prompt)

@@ -1,11 +1,10 @@
 """States in folders: what they tell of themselves, and whether one may be written there."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_plugins.errors import ArtefactError
+from icl_plugins.cli.inputs import check_writable_folder
 
 
 def check_state_folder(option: str, out: Path) -> None:
@@ -13,13 +12,7 @@ def check_state_folder(option: str, out: Path) -> None:
     from icl_plugins.thinking.saving import check_folder
 
     check_folder(out, f"{option} ")
-    above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ArtefactError(
-            f"{option} {str(out)!r} cannot be written: {str(above)!r} is no folder, or not writable",
-            expected="a folder that can be made or is writable",
-            fix="choose another path",
-        )
+    check_writable_folder(option, out)
 
 
 def state_content(folder: Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from icl_plugins.algorithms.checks import whole_number
+from icl_plugins.checked import check_lists, check_name, check_numbers
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import check_lists, check_name, check_numbers
 from icl_plugins.evaluation.method_config import EQUAL_COST, MethodConfig
 from icl_plugins.evaluation.method_states import with_states
 from icl_plugins.evaluation.metrics import as_metric

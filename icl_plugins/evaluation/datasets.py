@@ -1,16 +1,15 @@
 """The data sets of a comparison: pool and items drawn, and no item in the pool."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
-from icl_plugins.duplicates import normalise, plain_text
 from icl_plugins.errors import DataError
 from icl_plugins.evaluation.answers import item_choices, label_choices
 from icl_plugins.evaluation.config import Config, DataConfig
 from icl_plugins.evaluation.golds import Choices
 from icl_plugins.examples import Pool
+from icl_plugins.held_out import asked_by, drawn, rows_apart
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,8 @@ def load_data(config: Config, data: DataConfig) -> DataSet:
         test, train = train.subset(sorted(order[:wanted])), _subset(train, order[wanted:], data)
     else:
         test = Pool.from_file(data.test, data.template, label_field=data.label)
-    items = _drawn(test, wanted, [config.seed, 0])
-    asked = set[Hashable]().union(*_questions(test))
-    apart = [row for row, questions in enumerate(_questions(train)) if not questions & asked]
+    items = drawn(test, wanted, [config.seed, 0])
+    apart = rows_apart(train, asked_by([test]))
     overlap = len(train) - len(apart)
     if overlap and config.on_overlap == "error":
         raise DataError(
@@ -52,17 +50,11 @@ def load_data(config: Config, data: DataConfig) -> DataSet:
             expected="evaluation rows that are no demonstrations",
             fix="remove them, or set on_overlap to drop",
         )
-    pool = _drawn(_subset(train, apart, data), data.pool or config.pool, [config.seed, 1])
+    pool = drawn(_subset(train, apart, data), data.pool or config.pool, [config.seed, 1])
     if data.choices not in ("labels", None):
         choices = item_choices(items, choices=data.choices, answer=data.correct)
     note = f"{data.name}: {overlap} rows of train that ask what a row of test asks are left out"
     return DataSet(data, pool, items, choices, (note,) if overlap else ())
-
-
-def _drawn(pool: Pool, size: int, seed: list[int]) -> Pool:
-    """Return so many rows, or all if there are not more, in the order of the file; more rows add to fewer."""
-    order = np.random.default_rng(seed).permutation(len(pool))
-    return pool.subset(sorted(order[:size].tolist()))
 
 
 def _subset(pool: Pool, rows: list[int], data: DataConfig) -> Pool:
@@ -73,9 +65,3 @@ def _subset(pool: Pool, rows: list[int], data: DataConfig) -> Pool:
             fix="lower items, or name other files",
         )
     return pool.subset(rows)
-
-
-def _questions(pool: Pool) -> list[set[Hashable]]:
-    """Return the two ways in which each question is compared: field by field, and as `evaluate` does it."""
-    values = (tuple(map(normalise, pool.template.question_values(example))) for example in pool)
-    return [{fields, plain_text(text)} for fields, text in zip(values, pool.questions, strict=True)]

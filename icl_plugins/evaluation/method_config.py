@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import icl_plugins
+from icl_plugins.checked import check_numbers, unknown_name
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import check_numbers, unknown_name
 from icl_plugins.ordering import Order, Ordered
 from icl_plugins.selection import Selector
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from icl_plugins.checked import unknown_name
 from icl_plugins.errors import SettingError
-from icl_plugins.evaluation.checked import unknown_name
 from icl_plugins.evaluation.method_config import MethodConfig
 
 

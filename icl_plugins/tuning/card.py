@@ -79,7 +79,7 @@ def curves_table(curves: Iterable[Mapping[str, Any]]) -> str:
     shots = sorted({point["shots"] for one in shown for point in one["points"]})
     lines = []
     for one in sorted(shown, key=lambda one: (one["task"], one["step"])):
-        cells = {point["shots"]: _cell(point) for point in one["points"]}
+        cells = {point["shots"]: cell(point) for point in one["points"]}
         guess = "" if one["chance"] is None else f"{one['chance']:.2f}"
         most = "" if one["majority"] is None else f"{one['majority']:.2f}"
         lines.append((one["task"], one["step"], guess, most, *(cells.get(count, "") for count in shots)))
@@ -90,7 +90,8 @@ def curves_table(curves: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join((_rows([head]), "|---" * len(head) + "|", _rows(lines), "", below))
 
 
-def _cell(point: Mapping[str, Any]) -> str:
+def cell(point: Mapping[str, Any]) -> str:
+    """Return the text of a point: accuracy with its interval, or nats where answers are free."""
     if point["accuracy"] is None:
         return f"{point['nats']:.2f} nats"
     return f"{point['accuracy']:.2f} ({point['low']:.2f}-{point['high']:.2f})"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,8 @@ from icl_plugins.errors import ArtefactError
 FOLDER, STATE = "checkpoints", "state.json"
 _WEIGHTS, _MOMENTS = "weights.safetensors", "optimiser.safetensors"
 _KEPT = 2
+WINDOW = 10  # steps over which losses are averaged
+WORSE = 1.0  # nats above what they were, at which losses tell that a run goes wrong
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,13 @@ def save(checkpoint: Checkpoint, out: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise ArtefactError(
             f"cannot write the checkpoint {str(folder)!r}: {getattr(error, 'strerror', None) or error}",
             expected="a folder that is writable and has room",
             fix="make room, then run the same again: it goes on from the checkpoint before",
         ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     for older in _folders(out)[:-_KEPT]:
         shutil.rmtree(older, ignore_errors=True)
     return folder
@@ -76,9 +80,21 @@ def load_last(out: Path, made_from: Mapping[str, str]) -> Checkpoint | None:
     which, and for one that is damaged.
     """
     folders = _folders(out)
-    if not folders:
-        return None
-    folder = folders[-1]
+    return _load(folders[-1], made_from) if folders else None
+
+
+def load_good(out: Path, made_from: Mapping[str, str]) -> Checkpoint | None:
+    """Return the last one whose losses were not worse already; raises as load_last does.
+
+    That a run goes wrong is known some steps later, and a checkpoint may lie between.
+    """
+    kept = [_load(folder, made_from) for folder in _folders(out)]
+    heights = [float(np.mean(one.log["losses"][-WINDOW:])) for one in kept]
+    good = [one for one, height in zip(kept, heights, strict=True) if height <= min(heights) + WORSE]
+    return good[-1] if good else None
+
+
+def _load(folder: Path, made_from: Mapping[str, str]) -> Checkpoint:
     try:
         body: dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
         weights = load_file(folder / _WEIGHTS)
@@ -93,7 +109,7 @@ def load_last(out: Path, made_from: Mapping[str, str]) -> Checkpoint | None:
     other = sorted(name for name in {*found, *made_from} if found.get(name) != made_from.get(name))
     if other:
         raise ArtefactError(
-            f"{str(out)!r} holds a run that was made from other {', '.join(other)}",
+            f"{str(folder.parent.parent)!r} holds a run that was made from other {', '.join(other)}",
             expected="the same data, model and settings, to go on with it",
             fix="choose another folder, or delete this one to begin anew",
         )

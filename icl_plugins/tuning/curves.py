@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icl_plugins.algorithms.checks import whole_number
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.tuning.answered import SHOTS, Answered, answered
 from icl_plugins.tuning.tasks import Task
 
 if TYPE_CHECKING:
-    from icl_plugins.evaluation.local import LocalTarget
     from icl_plugins.proxy.model import Proxy
-
-SHOTS = (0, 1, 4, 16, 64)
-_MOST_CHOICES = 64
 
 
 @dataclass(frozen=True)
@@ -50,89 +45,22 @@ def curve(
     draws: int = 4,
     seed: int = 0,
 ) -> Curve:
-    """Measure a task at every number of shots that fits the model's context and leaves the items over.
-
-    Items and demonstrations are drawn from the task's pool, apart from each other, the same for every model;
-    each draw of demonstrations meets every item. The answer is the one of the highest log-probability,
-    summed over its tokens, among the task's answers, where there are at most 64. Raises SettingError for
-    numbers that cannot be, DataError where the pool is too small.
-    """
-    for name, value in (("items", items), ("draws", draws)):
-        whole_number(name, value, 1)
-    asked, shown = _split(task, items, seed)
-    known = [count for count in sorted(set(shots)) if count <= len(shown)]
-    if not known or min(known) < 0:
-        raise SettingError(
-            f"shots={tuple(shots)!r} of {len(shown)} examples",
-            expected=f"numbers from 0 to {len(shown)}",
-            fix="pass smaller ones, or fewer items",
-        )
-    from icl_plugins.evaluation.local import LocalTarget
-
-    target = LocalTarget(proxy)
-    choices = tuple(dict.fromkeys(task.pool.answers))
-    free = len(choices) > _MOST_CHOICES or len(choices) > len(task.pool) / 2
-    rng = np.random.default_rng([seed, 1])
-    orders = [rng.permutation(shown).tolist() for _ in range(draws)]
-    points = []
-    for count in known:
-        found = [_answers(target, task, order[:count], asked, None if free else choices) for order in orders]
-        if any(one is None for one in found):
-            break
-        points.append(_point(count, [one for one in found if one is not None]))
-    gold = [task.pool.answers[row] for row in asked]
-    majority = max(gold.count(choice) for choice in set(gold)) / len(gold)
-    return Curve(
-        task.name,
-        tuple(points),
-        None if free else 1 / len(choices),
-        None if free else majority,
-        len(asked),
-        draws,
-    )
+    """Return what `answered` measures as a curve; raises what it raises."""
+    return curve_of(answered(proxy, task, shots, items=items, draws=draws, seed=seed))
 
 
-def _split(task: Task, items: int, seed: int) -> tuple[list[int], np.ndarray]:
-    order = np.random.default_rng([seed, 0]).permutation(len(task.pool))
-    if len(order) < 2 * min(items, 8):
-        raise DataError(
-            f"task {task.name!r} has {len(order)} examples to measure on",
-            expected="at least 16, or twice the items",
-            fix="give more examples, or leave the task out of validation",
-        )
-    items = min(items, len(order) // 2)
-    return order[:items].tolist(), order[items:]
+def curve_of(found: Answered) -> Curve:
+    """Return the means, with intervals over draws and items."""
+    right = found.right or (None,) * len(found.shots)
+    points = tuple(_point(*one) for one in zip(found.shots, right, found.nats, strict=True))
+    return Curve(found.task, points, found.chance, found.majority, found.items, found.draws)
 
 
-def _answers(
-    target: "LocalTarget", task: Task, shown: list[int], asked: list[int], choices: tuple[str, ...] | None
-) -> tuple[np.ndarray | None, np.ndarray] | None:
-    """Return whether each item is right (None for free answers) and its nats; None where one does not fit."""
-    from icl_plugins.errors import TooLongError
-    from icl_plugins.prompt import ManyShotPrompt
-
-    pool = task.pool
-    demonstrations = tuple((pool.questions[row], pool.answers[row]) for row in shown)
-    prompt = ManyShotPrompt(pool.template, demonstrations, tuple(pool.examples[row] for row in shown))
-    requests = [prompt.messages(pool.examples[row], "single") for row in asked]
-    own = [[pool.answers[row]] for row in asked]
-    try:
-        answers = target.score(requests, own if choices is None else [choices] * len(asked))
-    except TooLongError:
-        return None
-    scores = np.array([answer.scores for answer in answers])
-    if choices is None:
-        return None, -scores[:, 0]
-    right = np.array([choices.index(answer) for (answer,) in own])
-    return scores.argmax(1) == right, -scores[np.arange(len(asked)), right]
-
-
-def _point(shots: int, found: list[tuple[np.ndarray | None, np.ndarray]]) -> Point:
+def _point(shots: int, right: np.ndarray | None, nats: np.ndarray) -> Point:
     from icl_plugins.evaluation.statistics import mean_interval
 
-    nats = float(np.mean([losses for _, losses in found]))
-    right = [hits for hits, _ in found if hits is not None]
-    if not right:
-        return Point(shots, None, None, None, nats)
-    interval = mean_interval(np.array(right, dtype=float))
-    return Point(shots, interval.mean, max(0.0, interval.low), min(1.0, interval.high), nats)
+    mean = float(nats.mean())
+    if right is None:
+        return Point(shots, None, None, None, mean)
+    interval = mean_interval(right.astype(float))
+    return Point(shots, interval.mean, max(0.0, interval.low), min(1.0, interval.high), mean)

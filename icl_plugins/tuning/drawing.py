@@ -39,6 +39,13 @@ class Drawer:
             raise DataError(
                 f"plain={stage.plain} and no text", expected="texts to draw from", fix="give them as text"
             )
+        empty = [row for row, text in enumerate(documents) if stage.plain and not text.strip()]
+        if empty:
+            raise DataError(
+                f"{len(empty)} texts without text: {empty[:5]}",
+                expected="text in each",
+                fix="leave the empty ones out",
+            )
         odds = np.array([len(task.pool) for task in tasks], dtype=float) ** stage.temperature
         self.odds = odds / odds.sum()
 
@@ -71,14 +78,14 @@ class Drawer:
             fits = encode(self.encoder, shown, room, task.name)
             if fits is not None:
                 return fits if alone else self._shortened(shown, fits, rng, room)
-            if room == self.stage.context:
-                raise TooLongError(
-                    f"task {task.name!r}: an example of more than {room:,} tokens in the template "
-                    f"{shown.template.question!r:.60}",
-                    expected="examples that fit the context in every template",
-                    fix="raise context, or leave the template out",
-                )
-        return None
+        if room < self.stage.context:
+            return None
+        raise TooLongError(  # other names made it longer, or a template of which not all was counted
+            f"task {task.name!r}: an example of more than {room:,} tokens in the template "
+            f"{shown.template.question!r:.60}",
+            expected="examples that fit the context in every template, under other names too",
+            fix="raise context, or leave the template out",
+        )
 
     def _plain(self, rng: np.random.Generator, room: int) -> Sequence:
         """Return a piece of a document, from the beginning of a word on."""

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_plugins.artefacts import canonical_json, fingerprint
-from icl_plugins.errors import OptionalDependencyError, SettingError, TuningError
+from icl_plugins.errors import ArtefactError, OptionalDependencyError, SettingError, TuningError
 from icl_plugins.proxy.store.locking import WriterLock
-from icl_plugins.tuning.checkpoints import Checkpoint, load_last
+from icl_plugins.tuning.answered import check_size
+from icl_plugins.tuning.checkpoints import Checkpoint, load_good, load_last
 from icl_plugins.tuning.drawing import Drawer
 from icl_plugins.tuning.fitting import count_tokens, fitting
 from icl_plugins.tuning.names import vocabulary_words
 from icl_plugins.tuning.tasks import Task, check_tasks
-from icl_plugins.tuning.weights import Learner, kept_randomness, learner, restore
+from icl_plugins.tuning.tuned import ADAPTER, MODEL
+from icl_plugins.tuning.weights import Learner, device_of, kept_randomness, learner, restore
 
 if TYPE_CHECKING:
     from icl_plugins.tuning.many_icl import ManyICL
     from icl_plugins.tuning.tuned import Tuned
 
-MODEL, ADAPTER = "model", "adapter"
 _LOCK = "tuning.lock"
 
 
@@ -32,10 +33,10 @@ def fit(
 
     from icl_plugins.tuning.run import Diverged, Run
 
-    state = PartialState()
+    state = PartialState(cpu=device_of(settings).type == "cpu")
     with kept_randomness(settings.seed):
         with state.main_process_first():
-            out.mkdir(parents=True, exist_ok=True)
+            _make(out)
         lock = WriterLock(out / _LOCK) if state.is_main_process else None
         try:
             model = learner(settings)
@@ -47,10 +48,10 @@ def fit(
             try:
                 run.train()
             except Diverged as diverged:
-                raise _ended(diverged, run, load_last(out, made_from)) from diverged
-            if state.is_main_process:
-                _save(run.tuned(), out)
-            return run.tuned()
+                raise _ended(diverged, run, load_good(out, made_from)) from diverged
+            tuned = run.tuned()
+            _save(tuned, out)
+            return tuned
         finally:
             if lock:
                 lock.release()
@@ -60,6 +61,8 @@ def _check(settings: "ManyICL", tasks: Sequence[Task], validation: Sequence[Task
     check_tasks(tasks)
     if validation:
         check_tasks(validation)
+    for task in validation:
+        check_size(task)
     known = {task.name for task in tasks}
     for at, stage in enumerate(settings.stages):
         unknown = sorted(set(stage.tasks or ()) - known)
@@ -154,7 +157,23 @@ def _ended(diverged: Exception, run: Any, last: Checkpoint | None) -> TuningErro
     )
 
 
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot make the folder {str(out)!r}: {error.strerror}",
+            expected="a folder that is there, or can be made",
+            fix="choose another path",
+        ) from error
+
+
 def _save(tuned: "Tuned", out: Path) -> None:
+    """Save the model and its adapter; of several processes the first one does."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
     tuned.save(out / MODEL)
     if tuned.record["settings"]["lora_rank"]:
         tuned.save(out / ADAPTER, adapter=True)

@@ -54,9 +54,8 @@ def fitting(
 
 def _count(task: Task, separator: str, encoder: TextEncoder) -> Counts:
     try:
-        examples = encoder.demonstrations(task.pool.questions, task.pool.answers)
+        encoder.demonstrations(task.pool.questions, task.pool.answers)
     except DataError as error:
         got = f"task {task.name!r}: {error.got}"
         raise type(error)(got, expected=error.expected, fix=error.fix) from error
-    behind = encoder.count([separator])[0] - encoder.leading
-    return np.array([len(example.ids) + behind for example in examples])
+    return np.array(encoder.count([text + separator for text in task.pool.texts]))

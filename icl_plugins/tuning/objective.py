@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl_plugins.proxy.forward import head_input
+from icl_plugins.proxy.forward import frozen, head_input
 
 
 def logits_at(model: Any, batch: Mapping[str, Tensor], forward: Any = None) -> Tensor:
@@ -34,7 +34,7 @@ def divergence(
     """Return KL(base || tuned) in nats, summed over the tokens of plain text; base: turns the adapter off."""
     plain = batch["plain"]
     part = {**batch, "rows": batch["rows"][plain], "positions": batch["positions"][plain]}
-    with base, torch.no_grad():
+    with frozen(model), base, torch.no_grad():  # frozen: without dropout
         before = logits_at(model, part).log_softmax(-1)
     after = logits[plain].log_softmax(-1)
     return torch.nn.functional.kl_div(after, before, reduction="sum", log_target=True)

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainingArguments
 from icl_plugins import __version__
 from icl_plugins.errors import SettingError
 from icl_plugins.progress import tell_progress
-from icl_plugins.tuning.checkpoints import Checkpoint, moments_of, save
+from icl_plugins.tuning.checkpoints import WINDOW, WORSE, Checkpoint, moments_of, save
 from icl_plugins.tuning.curves import curve
 from icl_plugins.tuning.drawing import Drawer
 from icl_plugins.tuning.rows import Batches
@@ -24,9 +24,6 @@ from icl_plugins.tuning.weights import Learner
 
 if TYPE_CHECKING:
     from icl_plugins.tuning.many_icl import ManyICL
-
-_WINDOW = 10  # steps over which losses are averaged
-_WORSE = 1.0  # nats above the beginning at which a run is given up
 
 
 class Diverged(Exception):  # noqa: N818
@@ -66,7 +63,10 @@ class Run:
             self._measure(0)
         trainer = self._trainer()
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:  # mixed precision is the run's, not the model's
+            trainer.accelerator.unwrap_model(self.model.model, keep_fp32_wrapper=False)
 
     def tuned(self) -> Tuned:
         """Return the model as it is now."""
@@ -137,16 +137,18 @@ class Run:
         last = step == self.settings.steps
         if last or step % self.settings.evaluate_every == 0:
             self._measure(step)
-        if trainer.is_world_process_zero() and (last or step % self.settings.checkpoint_every == 0):
+        if last or step % self.settings.checkpoint_every == 0:
             self._keep(trainer, step)
 
     def _watch(self, step: int) -> None:
         losses = self.log["losses"]
         if not np.isfinite(losses[-1]):
             raise Diverged(f"the loss of step {step} is {losses[-1]}")
-        if len(losses) >= 2 * _WINDOW:
-            now, first = np.mean(losses[-_WINDOW:]), np.mean(losses[:_WINDOW])
-            if now > first + _WORSE:
+        ends = np.cumsum([stage.steps for stage in self.settings.stages])
+        losses = losses[max(ends[ends < step], default=0) :]  # each stage has losses of its own height
+        if len(losses) >= 2 * WINDOW:
+            now, first = np.mean(losses[-WINDOW:]), np.mean(losses[:WINDOW])
+            if now > first + WORSE:
                 raise Diverged(f"the loss rose from {first:.2f} to {now:.2f} nats by step {step}")
 
     def _measure(self, step: int) -> None:
@@ -158,6 +160,8 @@ class Run:
         weights = self.model.trained
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             raise Diverged(f"weights are no longer finite after step {step}")
+        if not trainer.is_world_process_zero():
+            return
         optimiser: Any = trainer.optimizer
         inner = getattr(optimiser, "optimizer", optimiser)
         save(Checkpoint(step, self.made_from, self.log, weights, moments_of(inner)), self.out)

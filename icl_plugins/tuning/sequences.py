@@ -5,8 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from icl_plugins.errors import DataError
+from icl_plugins.errors import DataError, SettingError
 from icl_plugins.proxy.encoding import TextEncoder
+from icl_plugins.selectors._settings import check_choice, check_real
 from icl_plugins.template import Template
 
 
@@ -52,7 +53,7 @@ class Weighting:
     counts the same: every "token" of the answers, as in the mean that trainers take, or every "answer",
     however long. ends: whether the token behind an answer is learnt with it, so that the model stops there.
     positions: weights of the answers by the number of examples in front of them, from 0; the last one holds
-    for all that follow. text: weight of each token of plain text.
+    for all that follow. text: weight of each token of plain text. Raises SettingError for what cannot be.
     """
 
     targets: Literal["all", "last", "text"] = "all"
@@ -61,8 +62,23 @@ class Weighting:
     positions: tuple[float, ...] = (1.0,)
     text: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check all of it."""
+        check_choice("targets", self.targets, ("all", "last", "text"))
+        check_choice("unit", self.unit, ("token", "answer"))
+        check_real("text", self.text)
+        for weight in self.positions:
+            check_real("positions", weight)
+        if not any(self.positions):
+            raise SettingError(
+                f"positions={self.positions!r}", expected="at least one weight above 0", fix="pass one"
+            )
+
     def of(self, sequence: Sequence) -> np.ndarray:
-        """Return (L,) float32: the weight of the prediction of each token, 0 where nothing is learnt."""
+        """Return (L,) float32: the weight of the prediction of each token, 0 where nothing is learnt.
+
+        Nothing stands in front of the first token, which is therefore never learnt.
+        """
         weights = np.zeros(len(sequence.ids), dtype=np.float32)
         if not sequence.answers or self.targets == "text":
             weights[1:] = 1.0 if sequence.answers else self.text
@@ -73,6 +89,7 @@ class Weighting:
             share = 1.0 if self.unit == "token" else 1.0 / (stop - start)
             weight = self.positions[min(shots, len(self.positions) - 1)]
             weights[start:stop] = sequence.factors[shots] * weight * share
+        weights[:1] = 0.0
         return weights
 
 

@@ -42,7 +42,8 @@ class Task:
                 fix="add examples, or leave the task out",
             )
         for template in self.templates:
-            Pool(self.pool.examples, template)
+            if not set(template.fields) <= set(self.pool.template.fields):
+                Pool(self.pool.examples, template)  # renders and checks every example
         if self.classes:
             self._check_classes()
 

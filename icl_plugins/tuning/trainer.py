@@ -76,7 +76,8 @@ class ManyShotTrainer(Trainer):
         sums = torch.tensor(
             [[float(batch["weights"].sum()), float(batch["plain"].sum())] for batch in batches], device=device
         ).sum(0)
-        return batches, self.accelerator.reduce(sums, "sum")
+        # a step in which nothing counts, as of plain text of weight 0, has the loss 0 and not 0 / 0
+        return batches, self.accelerator.reduce(sums, "sum").clamp(min=torch.finfo(sums.dtype).tiny)
 
     def compute_loss(
         self,

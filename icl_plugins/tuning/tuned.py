@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from icl_plugins.artefacts import atomic_write, canonical_json
 from icl_plugins.errors import ArtefactError, SettingError
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
 
 RECORD = "tuning.json"
+MODEL, ADAPTER = "model", "adapter"  # in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ class Tuned:
             raise SettingError(
                 "no adapter: all weights were trained", expected="lora_rank", fix="save the whole model"
             )
-        model = self.model if adapter or not merged else _merged(self.model)
-        return write(Path(folder), model, self.tokenizer, self.record, None if adapter else self.dtype)
+        model = self.model if adapter else _whole(self.model, self.dtype)
+        return write(Path(folder), model, self.tokenizer, self.record)
 
 
-def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any], dtype: Any) -> Path:
+def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> Path:
     """Write model, tokenizer, record and card; all of it, or the folder stays as it was but for moments."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise ArtefactError(
@@ -64,17 +68,15 @@ def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any], d
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".incomplete-") as new:
-            before = model.dtype
-            (model if dtype is None else model.to(dtype)).save_pretrained(new)
-            model.to(before)
+            model.save_pretrained(new)
             tokenizer.save_pretrained(new)
             atomic_write(Path(new, "README.md"), card(record))
             atomic_write(Path(new, RECORD), canonical_json(record, indent=1) + "\n")
             for path in sorted(Path(new).iterdir(), key=lambda path: path.name == RECORD):
                 path.replace(folder / path.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ArtefactError(
-            f"cannot write {str(folder)!r}: {error.strerror or error}",
+            f"cannot write {str(folder)!r}: {getattr(error, 'strerror', None) or error}",
             expected="a folder that is writable and has room",
             fix="make room, or choose another path",
         ) from error
@@ -98,10 +100,15 @@ def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _merged(model: Any) -> Any:
-    from copy import deepcopy
-
+def _whole(model: Any, dtype: Any) -> Any:
+    """Return the model without an adapter, in the precision to save it in; the one that is given stays."""
+    merged = hasattr(model, "merge_and_unload")
+    if not merged and dtype in (None, model.dtype):
+        return model
     import torch
 
-    # in float32: a small change would vanish in the roundings of half precision
-    return deepcopy(model).to(torch.float32).merge_and_unload(safe_merge=True)
+    whole = deepcopy(model)
+    if merged:
+        # in float32: a small change would vanish in the roundings of half precision
+        whole = whole.to(torch.float32).merge_and_unload(safe_merge=True)
+    return whole.to(dtype or model.dtype)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from icl_plugins.proxy.loading import choose_device
 from icl_plugins.tuning.checkpoints import Checkpoint
 from icl_plugins.tuning.packing import packs
 
@@ -25,7 +26,7 @@ class Learner:
 
     proxy: around the model of transformers, in which the adapter's layers are. model: what is trained: the
     same, or with an adapter around it. mixed: whether it computes in bfloat16 with weights in float32.
-    stored: the dtype in which the base's weights lie on disk. name, fingerprint: of the base.
+    stored: the dtype in which the base's weights lie on disk, or were given. name, fingerprint: of the base.
     """
 
     proxy: "Proxy"
@@ -59,16 +60,14 @@ def learner(settings: "ManyICL") -> Learner:
     """
     from icl_plugins.proxy.model import Proxy
 
-    given = settings.model
-    base = Proxy.load(given) if isinstance(given, str) else given
     bfloat16 = settings.precision == "bfloat16" or (
-        settings.precision == "auto" and base.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        settings.precision == "auto" and device_of(settings).type == "cuda" and torch.cuda.is_bf16_supported()
     )
     rank = settings.lora_rank
     full = rank is None
     dtype = torch.bfloat16 if bfloat16 and not full else torch.float32
-    inner = (base.model if isinstance(given, str) else deepcopy(base.model)).to(dtype)
-    stored = getattr(inner.config, "dtype", None) or dtype
+    base, stored = _base(settings.model, dtype)
+    inner = (base.model if isinstance(settings.model, str) else deepcopy(base.model)).to(dtype)
     name, origin = base.name, base.fingerprint
     proxy = Proxy.from_model(inner, base.tokenizer, name)
     if settings.gradient_checkpointing:  # transformers is changing the name
@@ -88,6 +87,26 @@ def learner(settings: "ManyICL") -> Learner:
         )
         model = get_peft_model(inner, lora)
     return Learner(proxy, model, bfloat16 and full, stored, name, origin)
+
+
+def device_of(settings: "ManyICL") -> torch.device:
+    """Return where the model is, or will be loaded to."""
+    given = settings.model
+    device: torch.device = choose_device("auto")[0] if isinstance(given, str) else given.device
+    return device
+
+
+def _base(given: "str | Proxy", dtype: torch.dtype) -> "tuple[Proxy, torch.dtype]":
+    """Return the base and the precision in which its weights lie on disk, or were given."""
+    from transformers import AutoConfig
+
+    from icl_plugins.proxy.model import Proxy
+
+    if not isinstance(given, str):
+        return given, given.dtype
+    base = Proxy.load(given, dtype=str(dtype).removeprefix("torch."))
+    config = AutoConfig.from_pretrained(base.model.config._name_or_path, trust_remote_code=False)
+    return base, config.dtype or dtype
 
 
 def restore(learner: Learner, checkpoint: Checkpoint | None) -> None:

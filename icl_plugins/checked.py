@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import IclError, SettingError
@@ -15,6 +16,7 @@ Record = TypeVar("Record")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+_ONLY_NAMED = {"Proxy": str}  # a loaded model, which a file can but name
 
 
 def checked_record(kind: type[Record], value: object, path: str = "") -> Record:
@@ -24,9 +26,15 @@ def checked_record(kind: type[Record], value: object, path: str = "") -> Record:
     is unknown (with the nearest known one) or missing, and for a value of a wrong type; errors of the
     dataclass itself get the path in front.
     """
+    (record,) = checked_records((kind,), value, path)
+    return cast(Record, record)
+
+
+def checked_records(kinds: Sequence[type[Any]], value: object, path: str = "") -> tuple[Any, ...]:
+    """Return a dataclass of each kind, made of one mapping that holds the keys of all, as checked_record."""
     if not isinstance(value, Mapping):
         raise _wrong(path or "the file", value, "a mapping of names to values")
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name: field for kind in kinds for field in fields(kind)}
     for name in value:
         if name not in known:
             raise unknown_name(_join(path, name), str(name), known, "keys")
@@ -35,10 +43,22 @@ def checked_record(kind: type[Record], value: object, path: str = "") -> Record:
     if missing:
         expected = f"the keys {', '.join(needed)}"
         raise SettingError(f"no {_join(path, missing[0])}", expected=expected, fix="add it to the file")
-    hints = get_type_hints(kind)
-    parts = {name: _checked(hints[name], part, _join(path, name)) for name, part in value.items()}
-    try:
+    return tuple(_made(kind, value, path) for kind in kinds)
+
+
+def _made(kind: type[Any], value: Mapping[str, object], path: str) -> Any:
+    hints = get_type_hints(kind, localns=_ONLY_NAMED)
+    own = [field.name for field in fields(kind) if field.name in value]
+    parts = {name: _checked(hints[name], value[name], _join(path, name)) for name in own}
+    with told_with(path):
         return kind(**parts)
+
+
+@contextmanager
+def told_with(path: str) -> Iterator[None]:
+    """Put a place of the file in front of the errors of the block; "" for none."""
+    try:
+        yield
     except IclError as error:
         got = f"{path}: {error.got}" if path else error.got
         raise type(error)(got, expected=error.expected, fix=error.fix) from error
@@ -50,7 +70,7 @@ def unknown_name(where: str, name: str, known: Iterable[str], what: str) -> Sett
     near = get_close_matches(name, names, n=1)
     return SettingError(
         f"unknown {what.removesuffix('s')} {where}" + (f"; did you mean {near[0]!r}?" if near else ""),
-        expected=f"one of the {what} {', '.join(names)}",
+        expected=f"one of the {what} {', '.join(names)}" if names else f"no {what}",
         fix=f"write {near[0]!r}" if near else "correct the name or leave it out",
     )
 
