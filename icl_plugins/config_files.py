@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import glob
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -88,6 +89,18 @@ class Places:
                 fix=f"correct {where}",
             )
         return str(path)
+
+    def matching(self, where: str, pattern: str) -> list[Path]:
+        """Return the files that a pattern with * matches, by name; raises DataError where there is none."""
+        whole = str(self.folder / Path(self._filled(where, pattern)).expanduser())
+        found = sorted(path for path in map(Path, glob(whole)) if path.is_file())
+        if not found:
+            raise DataError(
+                f"{where}: no file matches {whole!r}",
+                expected="files; a relative pattern starts from the folder of the config",
+                fix=f"correct {where}",
+            )
+        return found
 
     def state(self, where: str, text: str) -> str:
         """Return the path of a state's folder; raises DataError where none is."""

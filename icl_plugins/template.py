@@ -53,6 +53,14 @@ class Template:
         return tuple(dict.fromkeys(used))
 
     @property
+    def places(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What stands in the braces of question and answer: templates with the same take the same values."""
+        question, answer = (
+            frozenset(field.source for field in part.fields) for part in (self._question, self._answer)
+        )
+        return question, answer
+
+    @property
     def question_fields(self) -> tuple[str, ...]:
         """The top-level field names that a query needs, in order of first use."""
         return tuple(dict.fromkeys(name for field in self._question.fields for name in field.needs))

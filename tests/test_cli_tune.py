@@ -143,7 +143,7 @@ def test_an_interrupted_command_goes_on_and_ends_where_it_would_have(tune, monke
     ("keys", "code", "says"),
     [
         ({"learning_rat": 1}, 2, "did you mean 'learning_rate'?"),
-        ({"stages": [{"tasks": ["none"]}]}, 2, "no task 'none'"),
+        ({"stages": [{"tasks": {"none": 1}}]}, 2, "no task or kind 'none'"),
         ({"stages": [{"context": 1024}]}, 2, "context=1,024"),
         ({"model": "no/such/model"}, 4, "no/such/model"),
         ({"text": ["none.txt"]}, 3, "text[0]"),

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line for each finished stage elsewhere."""
+"""Progress on stderr: bars on a terminal; elsewhere a line for each finished stage, and now and then."""
 
 import os
 from collections.abc import Container, Iterator
@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 from icl_plugins.progress import progress_to
+
+_SILENCE = 60.0  # seconds after which an unfinished stage gets a line
 
 
 @contextmanager
@@ -52,11 +54,15 @@ def _bars(console: Console) -> Iterator[None]:
 @contextmanager
 def _lines(console: Console, stages: Container[str] | None) -> Iterator[None]:
     started: dict[str, float] = {}
+    told: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        start = started.setdefault(stage, perf_counter())
-        if done == total and (stages is None or stage in stages):
-            console.print(f"{stage}: {done} of {total}, {perf_counter() - start:.1f} s", markup=False)
+        now = perf_counter()
+        start = started.setdefault(stage, now)
+        late = now - told.setdefault(stage, start) > _SILENCE
+        if (done == total or late) and (stages is None or stage in stages):
+            told[stage] = now
+            console.print(f"{stage}: {done} of {total}, {now - start:.1f} s", markup=False)
 
     with progress_to(show):
         yield

@@ -40,7 +40,7 @@ def load_checkpoint(name: str | Path, device: str, dtype: str, revision: str | N
         config = AutoConfig.from_pretrained(source, **options)
     _check_kind(str(name), config)
     tokenizer = load_tokenizer(name, revision)
-    with _explained(str(name), "its weights"), _progress_bar(shown=not Path(source).is_dir()):
+    with _explained(str(name), "its weights"), progress_bar(shown=not Path(source).is_dir()):
         model, info = loader.from_pretrained(
             source,
             config=config,
@@ -186,7 +186,7 @@ def _class_names(mapping: Any) -> set[str]:
 
 
 @contextmanager
-def _progress_bar(*, shown: bool) -> Iterator[None]:
+def progress_bar(*, shown: bool) -> Iterator[None]:
     """Keep transformers' bar for downloads and off the screen for the moment a folder takes."""
     import transformers.utils.logging
 

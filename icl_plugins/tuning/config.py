@@ -25,6 +25,7 @@ class HubConfig:
 class TaskConfig:
     """A task of the file: train, a file, or dataset; the other fields are those of Task.
 
+    A train with * in it stands for a task of each file that it matches, called name/file, of the kind name.
     rows: so many at most, drawn by the seed.
     """
 
@@ -36,6 +37,7 @@ class TaskConfig:
     classes: bool = False
     weight: float = 1.0
     rows: int | None = None
+    kind: str = ""
 
     def __post_init__(self) -> None:
         """Check that there is one source."""
@@ -95,11 +97,17 @@ def _texts(settings: ManyICL, data: TuneData) -> Iterable[str]:
 
 
 def _placed(key: str, tasks: tuple[TaskConfig, ...], places: Places) -> tuple[TaskConfig, ...]:
-    def placed(where: str, task: TaskConfig) -> TaskConfig:
-        if task.train is not None:
-            return replace(task, train=places.file(f"{where}.train", task.train))
-        hub = task.dataset
-        path = places.hub_name(f"{where}.dataset.path", hub.path if hub else "")
-        return replace(task, dataset=hub and replace(hub, path=path))
+    def placed(where: str, task: TaskConfig) -> Iterable[TaskConfig]:
+        if task.train is None:
+            hub = task.dataset
+            path = places.hub_name(f"{where}.dataset.path", hub.path if hub else "")
+            return [replace(task, dataset=hub and replace(hub, path=path))]
+        if "*" not in task.train:
+            return [replace(task, train=places.file(f"{where}.train", task.train))]
+        kind = task.kind or task.name
+        return [
+            replace(task, train=str(path), name=f"{task.name}/{path.stem}", kind=kind)
+            for path in places.matching(f"{where}.train", task.train)
+        ]
 
-    return tuple(placed(f"{key}[{at}]", task) for at, task in enumerate(tasks))
+    return tuple(one for at, task in enumerate(tasks) for one in placed(f"{key}[{at}]", task))

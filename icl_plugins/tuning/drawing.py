@@ -46,8 +46,7 @@ class Drawer:
                 expected="text in each",
                 fix="leave the empty ones out",
             )
-        odds = np.array([len(task.pool) for task in tasks], dtype=float) ** stage.temperature
-        self.odds = odds / odds.sum()
+        self.odds = stage.odds(tasks)
 
     def row(self, rng: np.random.Generator) -> list[Sequence]:
         """Return the sequences of a row, together at most ``context`` tokens; one, unless they are packed.

@@ -35,13 +35,13 @@ def fit(
 
     state = PartialState(cpu=device_of(settings).type == "cpu")
     with kept_randomness(settings.seed):
+        model = learner(settings)
+        drawers, notes = _drawers(settings, tasks, text, model)
+        made_from = _made_from(settings, tasks, text, model, state.num_processes)
         with state.main_process_first():
             _make(out)
         lock = WriterLock(out / _LOCK) if state.is_main_process else None
         try:
-            model = learner(settings)
-            drawers, notes = _drawers(settings, tasks, text, model)
-            made_from = _made_from(settings, tasks, text, model, state.num_processes)
             start = load_last(out, made_from)
             run = Run(settings, model, drawers, validation, out, made_from, start, notes)
             restore(model, start)
@@ -63,13 +63,13 @@ def _check(settings: "ManyICL", tasks: Sequence[Task], validation: Sequence[Task
         check_tasks(validation)
     for task in validation:
         check_size(task)
-    known = {task.name for task in tasks}
+    known = {name for task in tasks for name in (task.name, task.kind) if name}
     for at, stage in enumerate(settings.stages):
         unknown = sorted(set(stage.tasks or ()) - known)
-        if unknown or stage.tasks == ():
+        if unknown:
             raise SettingError(
-                f"stages[{at}]: " + (f"no task {unknown[0]!r}" if unknown else "no tasks"),
-                expected=f"some of the tasks {', '.join(sorted(known)):.200}",
+                f"stages[{at}]: no task or kind {unknown[0]!r}",
+                expected=f"some of {', '.join(sorted(known)):.200}",
                 fix="correct the names, or leave tasks out for all",
             )
     try:
@@ -102,7 +102,7 @@ def _drawers(
                 expected=f"at most {model.proxy.max_length:,}, the model's",
                 fix="lower context, or extend the model's context in its config first",
             )
-        chosen = [task for task in tasks if stage.tasks is None or task.name in stage.tasks]
+        chosen = [task for task, share in zip(tasks, stage.odds(tasks), strict=True) if share]
         parts = [fitting(task, counts[task.name], room, settings.on_too_long) for task in chosen]
         left = {task.name: skipped for task, _, skipped in parts if skipped}
         if left:

@@ -65,7 +65,7 @@ def _check_overlap(overlap: int, apart: int, on_overlap: str) -> None:
 
 def _task(task: TaskConfig, pool: Pool, seed: list[int]) -> Task:
     rows = pool if task.rows is None else drawn(pool, task.rows, seed)
-    return Task(task.name, rows, task.templates, task.classes, task.weight)
+    return Task(task.name, rows, task.templates, task.classes, task.weight, task.kind)
 
 
 def _pool(task: TaskConfig) -> Pool:

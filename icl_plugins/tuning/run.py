@@ -152,9 +152,11 @@ class Run:
                 raise Diverged(f"the loss rose from {first:.2f} to {now:.2f} nats by step {step}")
 
     def _measure(self, step: int) -> None:
-        with torch.random.fork_rng():
-            curves = [curve(self.model.proxy, task) for task in self.validation]
-        self.log["curves"] += [{"step": step, **asdict(one)} for one in curves]
+        for at, task in enumerate(self.validation, 1):
+            with torch.random.fork_rng():
+                found = curve(self.model.proxy, task)
+            self.log["curves"].append({"step": step, **asdict(found)})
+            tell_progress(f"measuring after {step} steps", at, len(self.validation))
 
     def _keep(self, trainer: ManyShotTrainer, step: int) -> None:
         weights = self.model.trained

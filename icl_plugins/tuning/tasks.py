@@ -20,7 +20,8 @@ class Task:
 
     templates: further ways to write its examples; one is drawn for each sequence. classes: whether its
     answers name classes, so that other words may stand for them and a sequence may show a part of them; the
-    answer's template then has exactly one field. weight: of the losses of its answers.
+    answer's template then has exactly one field. weight: of the losses of its answers. kind: a name for
+    several tasks, by which a stage may draw them.
 
     Raises DataError for fewer than two examples (nothing could be shown in front of the other), TemplateError
     for a template that does not suit them, SettingError for values that cannot be.
@@ -31,6 +32,7 @@ class Task:
     templates: tuple[Template, ...] = ()
     classes: bool = False
     weight: float = 1.0
+    kind: str = ""
 
     def __post_init__(self) -> None:
         """Check the number of examples, every template on every example, and the answers of classes."""
@@ -42,7 +44,7 @@ class Task:
                 fix="add examples, or leave the task out",
             )
         for template in self.templates:
-            if not set(template.fields) <= set(self.pool.template.fields):
+            if template.places != self.pool.template.places:
                 Pool(self.pool.examples, template)  # renders and checks every example
         if self.classes:
             self._check_classes()
@@ -69,7 +71,9 @@ class Task:
     def fingerprint(self) -> str:
         """The sha256 of all that the task can show."""
         ways = [part for way in self.templates for part in (way.question, way.answer, way.separator)]
-        return fingerprint(self.name, self.pool.fingerprint, *ways, repr((self.classes, self.weight)))
+        return fingerprint(
+            self.name, self.pool.fingerprint, *ways, repr((self.classes, self.weight, self.kind))
+        )
 
     @cached_property
     def _values(self) -> tuple[str, ...]:

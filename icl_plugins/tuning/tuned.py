@@ -65,10 +65,13 @@ def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -
             expected="a folder that is new, empty or a tuned model, which is then replaced",
             fix="choose another path",
         )
+    from icl_plugins.proxy.loading import progress_bar
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".incomplete-") as new:
-            model.save_pretrained(new)
+            with progress_bar(shown=False):
+                model.save_pretrained(new)
             tokenizer.save_pretrained(new)
             atomic_write(Path(new, "README.md"), card(record))
             atomic_write(Path(new, RECORD), canonical_json(record, indent=1) + "\n")

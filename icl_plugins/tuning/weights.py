@@ -1,6 +1,7 @@
 """The model that learns: in the right precision, with an adapter or without, the caller's left alone."""
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from icl_plugins.errors import ArtefactError
 from icl_plugins.proxy.loading import choose_device
 from icl_plugins.tuning.checkpoints import Checkpoint
 from icl_plugins.tuning.packing import packs
@@ -85,7 +87,9 @@ def learner(settings: "ManyICL") -> Learner:
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        model = get_peft_model(inner, lora)
+        with warnings.catch_warnings():  # peft asks the model by a name that transformers is changing
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(inner, lora)
     return Learner(proxy, model, bfloat16 and full, stored, name, origin)
 
 
@@ -110,11 +114,19 @@ def _base(given: "str | Proxy", dtype: torch.dtype) -> "tuple[Proxy, torch.dtype
 
 
 def restore(learner: Learner, checkpoint: Checkpoint | None) -> None:
-    """Put the weights of a checkpoint into the model."""
-    if checkpoint is not None:
-        with torch.no_grad():
-            for name, weight in learner.trained.items():
-                weight.copy_(checkpoint.weights[name])
+    """Put the weights of a checkpoint into the model; raises ArtefactError for those of another."""
+    if checkpoint is None:
+        return
+    trained = learner.trained
+    if {n: w.shape for n, w in trained.items()} != {n: w.shape for n, w in checkpoint.weights.items()}:
+        raise ArtefactError(
+            f"the checkpoint of step {checkpoint.step} has weights of another model",
+            expected="the weights that are trained",
+            fix="delete it: the run goes on from the one before",
+        )
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(checkpoint.weights[name])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tuning_tools import NAMES, OTHER, PLAIN, WORDS, make_drawer, make_task, rng
 
 from icl_plugins.errors import DataError, TooLongError
 from icl_plugins.proxy.encoding import TextEncoder
-from icl_plugins.tuning import Weighting
+from icl_plugins.tuning import Stage, Weighting
 from icl_plugins.tuning.rows import Batches
 
 TOKENIZER = tiny_tokenizer()
@@ -114,6 +114,12 @@ def test_tasks_are_drawn_by_their_size_to_the_temperature(temperature, share):
     tasks = [make_task("large", 96), make_task("small", 24)]
     seen = Counter(one.task for one in drawn(tasks, 600, temperature=temperature, pack=False, shots="log"))
     assert seen["large"] / 600 == pytest.approx(share, abs=0.06)
+
+
+def test_names_and_kinds_are_drawn_by_their_shares():
+    tasks = [make_task("a", 40), make_task("b", 10, kind="small"), make_task("c", 40, kind="small")]
+    stage = Stage(tasks={"a": 3, "small": 1}, temperature=0.5)
+    np.testing.assert_allclose(stage.odds([*tasks, make_task("d")]), [3 / 4, 1 / 12, 1 / 6, 0])
 
 
 def test_shares_of_zero_shot_and_plain_text(task):

@@ -145,8 +145,8 @@ def test_stages_follow_each_other_in_one_run(proxy_of, task, tmp_path):
 
     other = make_task("other")
     stages = (
-        Stage(steps=2, rows=1, context=48, tasks=("intents",)),
-        Stage(steps=3, rows=2, context=96, tasks=("other",)),
+        Stage(steps=2, rows=1, context=48, tasks={"intents": 1.0}),
+        Stage(steps=3, rows=2, context=96, tasks={"other": 1.0}),
     )
     tuned = replace(settings(proxy_of()), stages=stages).fit([task, other], tmp_path)
     assert len(tuned.record["losses"]) == 5

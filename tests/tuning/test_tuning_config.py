@@ -71,7 +71,7 @@ def test_what_is_left_out_has_the_defaults_of_python(write, tmp_path):
 def test_every_field_of_many_icl_is_a_key_of_the_file(write):
     given = {
         "model": "some/model",
-        "stages": [{"steps": 5, "classes": [2, 4], "tasks": ["one"]}, {"shots": "log", "plain": 0.5}],
+        "stages": [{"steps": 5, "classes": [2, 4], "tasks": {"one": 1}}, {"shots": "log", "plain": 0.5}],
         "weighting": {"targets": "last"},
         "accumulation": 2,
         "lora_rank": 3,
@@ -89,9 +89,25 @@ def test_every_field_of_many_icl_is_a_key_of_the_file(write):
         "seed": 9,
     }
     assert {field.name for field in fields(ManyICL)} == {*given}
-    stages = (Stage(steps=5, classes=(2, 4), tasks=("one",)), Stage(shots="log", plain=0.5))
+    stages = (Stage(steps=5, classes=(2, 4), tasks={"one": 1.0}), Stage(shots="log", plain=0.5))
     expected = ManyICL(**{**given, "stages": stages, "weighting": Weighting(targets="last")})
     assert read_config(write(**given))[0] == expected
+
+
+def test_a_pattern_is_a_task_of_each_file_and_their_kind(write, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"many_{name}.jsonl").write_text((tmp_path / "train.jsonl").read_text(), "utf-8")
+    path = write()
+    one = {**yaml.safe_load(path.read_text())["tasks"][0], "name": "some", "train": "many_*.jsonl"}
+    data = read_config(write(tasks=[one, {**one, "name": "other", "kind": "own"}]))[1]
+    names = ["some/many_a", "some/many_b", "other/many_a", "other/many_b"]
+    assert [(task.name, task.kind) for task in data.tasks] == [
+        *((name, "some") for name in names[:2]),
+        *((name, "own") for name in names[2:]),
+    ]
+    assert load(data, 0).tasks[0].kind == "some"
+    with pytest.raises(DataError, match=r"tasks\[0\].train: no file matches"):
+        read_config(write(tasks=[{**one, "train": "none_*.jsonl"}]))
 
 
 def test_null_trains_all_weights_and_json_is_read_like_yaml(write):

@@ -89,6 +89,10 @@ def test_settings_that_cannot_be_are_named(wrong):
         {"classes": (1, 4)},
         {"classes": (4, 2)},
         {"classes": (2, 3, 4)},
+        {"classes": (2, 3.5)},
+        {"tasks": {}},
+        {"tasks": ("one",)},
+        {"tasks": {"one": 0}},
     ],
 )
 def test_stages_that_cannot_be_are_named(wrong):
@@ -101,8 +105,7 @@ def test_stages_that_cannot_be_are_named(wrong):
     [
         ({}, [], SettingError, "tasks: none"),
         ({}, ["one", "one"], SettingError, "'one' twice"),
-        ({"tasks": ("one", "two")}, ["one"], SettingError, r"stages\[0\]: no task 'two'"),
-        ({"tasks": ()}, ["one"], SettingError, r"stages\[0\]: no tasks"),
+        ({"tasks": {"one": 1, "two": 1}}, ["one"], SettingError, r"stages\[0\]: no task or kind 'two'"),
         ({"context": 200}, ["one"], SettingError, "context=200.*expected: at most 128"),
         ({"plain": 0.5}, ["one"], DataError, "no text"),
         ({"other_names": 0.5}, ["one"], SettingError, "to make names of"),
