@@ -23,10 +23,12 @@ class ManyICL:
 
     model: "micro", a folder, a Hugging Face id, or a loaded Proxy, which stays as it is. stages: one behind
     the other; mostly one. weighting: which predictions count. accumulation: batches of a step on one device.
-    lora_rank: of the adapter on all linear layers; None trains all weights. learning_rate: its peak, after
-    ``warmup`` steps; it falls over the last share ``decay`` of the steps. kl: weight of KL(base || tuned) on
-    plain text, which needs an adapter. precision: "auto" is bfloat16 where a GPU has it. on_too_long: what
-    becomes of examples that do not fit a stage's context. checkpoint_every, evaluate_every: steps.
+    lora_rank: of the adapter on all linear layers; None trains all weights. frozen: weights whose names hold
+    one of these texts, such as "embed_tokens" or "layers.0.", stay as they are. learning_rate: its peak,
+    after ``warmup`` steps; it falls over the last share ``decay`` of the steps. kl: weight of KL(base ||
+    tuned) on plain text, which needs an adapter. precision: "auto" is bfloat16 where a GPU has it.
+    on_too_long: what becomes of examples that do not fit a stage's context. checkpoint_every,
+    evaluate_every: steps.
 
     Raises SettingError for values that cannot be.
     """
@@ -36,6 +38,7 @@ class ManyICL:
     weighting: Weighting = Weighting()
     accumulation: int = 1
     lora_rank: int | None = 16
+    frozen: tuple[str, ...] = ()
     learning_rate: float = 3e-4
     warmup: int = 20
     decay: float = 1.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icl_plugins.errors import ArtefactError
+from icl_plugins.errors import ArtefactError, SettingError
 from icl_plugins.proxy.loading import choose_device
 from icl_plugins.tuning.checkpoints import Checkpoint
 from icl_plugins.tuning.packing import packs
@@ -90,7 +90,23 @@ def learner(settings: "ManyICL") -> Learner:
         with warnings.catch_warnings():  # peft asks the model by a name that transformers is changing
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(inner, lora)
+    _freeze(model, settings.frozen)
     return Learner(proxy, model, bfloat16 and full, stored, name, origin)
+
+
+def _freeze(model: Any, parts: tuple[str, ...]) -> None:
+    """Freeze the weights whose names hold one of the parts; raises SettingError for parts of none or all."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for part in parts:
+        found = [weight for name, weight in trained.items() if part in name]
+        for weight in found:
+            weight.requires_grad_(False)
+        if not found or not any(weight.requires_grad for weight in trained.values()):
+            raise SettingError(
+                f"frozen: {part!r} is in the name of {'no weight' if not found else 'the last weight'}",
+                expected=f"parts of some of the names {', '.join(list(trained)[:3])}, ...",
+                fix="correct frozen",
+            )
 
 
 def device_of(settings: "ManyICL") -> torch.device:

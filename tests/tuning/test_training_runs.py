@@ -7,7 +7,9 @@ import pytest
 import torch
 from tuning_tools import PLAIN, last_checkpoint, make_proxy, make_task, numbers, settings
 
+from icl_plugins.errors import SettingError
 from icl_plugins.progress import progress_to
+from icl_plugins.proxy.model import Proxy
 from icl_plugins.tuning import Stage
 from icl_plugins.tuning.checkpoints import FOLDER
 
@@ -124,6 +126,24 @@ def test_half_precision_trains_and_leaves_a_model_to_ask(proxy_of, task, tmp_pat
         saved = Proxy.load(tmp_path / "model").model(input_ids=ids).logits
     precise = rank is None
     torch.testing.assert_close(here.float(), saved, rtol=0.05, atol=1e-4 if precise else 0.2)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_frozen_weights_stay_and_the_others_learn(proxy_of, task, tmp_path, rank):
+    proxy = proxy_of()
+    before = {name: weight.clone() for name, weight in proxy.model.named_parameters()}
+    tuned = settings(proxy, lora_rank=rank, frozen=("layers.0.",)).fit([task], tmp_path)
+    merged = dict(Proxy.load(tuned.save(tmp_path / "saved")).model.named_parameters())
+    changed = {name for name, weight in merged.items() if not torch.equal(weight, before[name])}
+    assert not [name for name in changed if "layers.0." in name]
+    assert [name for name in changed if "layers.1." in name]
+
+
+@pytest.mark.parametrize(("frozen", "message"), [("layer_9", "no weight"), ("model", "the last weight")])
+def test_parts_of_names_that_freeze_nothing_or_all_are_refused(proxy_of, task, tmp_path, frozen, message):
+    with pytest.raises(SettingError, match=message):
+        settings(proxy_of(), frozen=(frozen,)).fit([task], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_curves_are_measured_on_the_way_and_kept(proxy_of, tmp_path):

@@ -75,6 +75,7 @@ def test_every_field_of_many_icl_is_a_key_of_the_file(write):
         "weighting": {"targets": "last"},
         "accumulation": 2,
         "lora_rank": 3,
+        "frozen": ["embed_tokens"],
         "learning_rate": 1,
         "warmup": 0,
         "decay": 0.5,
@@ -90,7 +91,9 @@ def test_every_field_of_many_icl_is_a_key_of_the_file(write):
     }
     assert {field.name for field in fields(ManyICL)} == {*given}
     stages = (Stage(steps=5, classes=(2, 4), tasks={"one": 1.0}), Stage(shots="log", plain=0.5))
-    expected = ManyICL(**{**given, "stages": stages, "weighting": Weighting(targets="last")})
+    expected = ManyICL(
+        **{**given, "stages": stages, "weighting": Weighting(targets="last"), "frozen": ("embed_tokens",)}
+    )
     assert read_config(write(**given))[0] == expected
 
 
