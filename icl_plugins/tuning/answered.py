@@ -57,12 +57,12 @@ def answered(
     """
     for name, value in (("items", items), ("draws", draws)):
         whole_number(name, value, 1)
-    asked, shown = _split(task, items, seed)
-    known = [count for count in sorted(set(shots)) if count <= len(shown)]
+    asked, orders = drawn_rows(task, items, draws, seed)
+    known = [count for count in sorted(set(shots)) if count <= len(orders[0])]
     if not known or min(known) < 0:
         raise SettingError(
-            f"shots={tuple(shots)!r} of {len(shown)} examples",
-            expected=f"numbers from 0 to {len(shown)}",
+            f"shots={tuple(shots)!r} of {len(orders[0])} examples",
+            expected=f"numbers from 0 to {len(orders[0])}",
             fix="pass smaller ones, or fewer items",
         )
     from icl_plugins.evaluation.local import LocalTarget
@@ -70,8 +70,6 @@ def answered(
     target = LocalTarget(proxy)
     choices = tuple(dict.fromkeys(task.pool.answers))
     free = len(choices) > _MOST_CHOICES or len(choices) > len(task.pool) / 2
-    rng = np.random.default_rng([seed, 1])
-    orders = [rng.permutation(shown).tolist() for _ in range(draws)]
     right, nats = [], []
     for count in known:
         drawn = [order[:count] for order in (orders if count else orders[:1])]
@@ -104,11 +102,16 @@ def check_size(task: Task, items: int = 64) -> None:
         )
 
 
-def _split(task: Task, items: int, seed: int) -> tuple[list[int], np.ndarray]:
+def drawn_rows(task: Task, items: int, draws: int, seed: int) -> tuple[list[int], list[list[int]]]:
+    """Return the rows that are asked, and of each draw all others in the order in which they are shown.
+
+    Raises DataError where the pool is too small.
+    """
     check_size(task, items)
     order = np.random.default_rng([seed, 0]).permutation(len(task.pool))
     items = min(items, len(order) // 2)
-    return order[:items].tolist(), order[items:]
+    rng = np.random.default_rng([seed, 1])
+    return order[:items].tolist(), [rng.permutation(order[items:]).tolist() for _ in range(draws)]
 
 
 def _answers(
