@@ -28,7 +28,7 @@ def fit(
     settings: "ManyICL", tasks: Sequence[Task], out: Path, text: Sequence[str], validation: Sequence[Task]
 ) -> "Tuned":
     """Do what ManyICL.fit says; all that can be refused is refused before the first step."""
-    _check(settings, tasks, validation)
+    _check(settings, tasks, text, validation)
     from accelerate import PartialState
 
     from icl_plugins.tuning.run import Diverged, Run
@@ -57,8 +57,12 @@ def fit(
                 lock.release()
 
 
-def _check(settings: "ManyICL", tasks: Sequence[Task], validation: Sequence[Task]) -> None:
+def _check(
+    settings: "ManyICL", tasks: Sequence[Task], text: Sequence[str], validation: Sequence[Task]
+) -> None:
     check_tasks(tasks)
+    if isinstance(text, str):
+        raise SettingError("text: one string", expected="a list of documents", fix="put it in a list")
     if validation:
         check_tasks(validation)
     for task in validation:

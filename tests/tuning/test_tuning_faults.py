@@ -191,3 +191,8 @@ def test_a_tokenizer_without_bos_and_eos_works(own_tokenizer, task, tmp_path):
     proxy = make_proxy("llama", own_tokenizer, bos_token_id=None, eos_token_id=None)
     tuned = settings(proxy, steps=2).fit([task], tmp_path)
     assert tuned.proxy.answer_losses(task.pool).isfinite().all()
+
+
+def test_text_that_is_one_string_is_refused(proxy_of, tmp_path):
+    with pytest.raises(SettingError, match="text: one string"):
+        settings(proxy_of()).fit([make_task()], tmp_path, text="some text")
