@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -92,7 +92,7 @@ class Places:
 
     def matching(self, where: str, pattern: str) -> list[Path]:
         """Return the files that a pattern with * matches, by name; raises DataError where there is none."""
-        whole = str(self.folder / Path(self._filled(where, pattern)).expanduser())
+        whole = str(Path(escape(str(self.folder))) / Path(self._filled(where, pattern)).expanduser())
         found = sorted(path for path in map(Path, glob(whole)) if path.is_file())
         if not found:
             raise DataError(

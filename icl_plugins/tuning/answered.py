@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.artefacts import fingerprint
-from icl_plugins.errors import DataError, SettingError
+from icl_plugins.errors import DataError, SettingError, TooLongError
 from icl_plugins.tuning.tasks import Task
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ def answered(
         drawn = [order[:count] for order in (orders if count else orders[:1])]
         found = [_answers(target, task, rows, asked, None if free else choices) for rows in drawn]
         if any(one is None for one in found):
+            if count == known[0]:
+                raise TooLongError(
+                    f"task {task.name!r}: an item does not fit the context behind {count} examples",
+                    expected="items that fit, to be measured on",
+                    fix="leave the longest out, or measure another task",
+                )
             break
         right.append(np.array([one[0] for one in found if one is not None]))
         nats.append(np.array([one[1] for one in found if one is not None]))
@@ -118,7 +124,6 @@ def _answers(
     target: "LocalTarget", task: Task, shown: list[int], asked: list[int], choices: tuple[str, ...] | None
 ) -> tuple[np.ndarray | None, np.ndarray] | None:
     """Return whether each item is right (None for free answers) and its nats; None where one does not fit."""
-    from icl_plugins.errors import TooLongError
     from icl_plugins.prompt import ManyShotPrompt
 
     pool = task.pool

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from icl_plugins.artefacts import atomic_write, canonical_json
 from icl_plugins.errors import ArtefactError
+from icl_plugins.tuning.stage import Stage
+from icl_plugins.tuning.watch import is_good, of_stage
 
 FOLDER, STATE = "checkpoints", "state.json"
 _WEIGHTS, _MOMENTS = "weights.safetensors", "optimiser.safetensors"
 _KEPT = 2
-WINDOW = 10  # steps over which losses are averaged
-WORSE = 1.0  # nats above what they were, at which losses tell that a run goes wrong
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,10 @@ def load_last(out: Path, made_from: Mapping[str, str]) -> Checkpoint | None:
     return _load(folders[-1], made_from) if folders else None
 
 
-def load_good(out: Path, made_from: Mapping[str, str]) -> Checkpoint | None:
-    """Return the last one whose losses were not worse already; raises as load_last does.
-
-    That a run goes wrong is known some steps later, and a checkpoint may lie between.
-    """
+def load_good(out: Path, made_from: Mapping[str, str], stages: Sequence[Stage]) -> Checkpoint | None:
+    """Return the last one whose losses had not risen yet; raises as load_last does."""
     kept = [_load(folder, made_from) for folder in _folders(out)]
-    heights = [float(np.mean(one.log["losses"][-WINDOW:])) for one in kept]
-    good = [one for one, height in zip(kept, heights, strict=True) if height <= min(heights) + WORSE]
+    good = [one for one in kept if is_good(of_stage(one.log["losses"], stages))]
     return good[-1] if good else None
 
 

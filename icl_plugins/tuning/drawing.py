@@ -1,27 +1,27 @@
 """Drawing rows: which task, which of its examples in which order, under which names, how many."""
 
+import re
 from collections.abc import Sequence as Items
 
 import numpy as np
 
-from icl_plugins.errors import DataError, TooLongError
 from icl_plugins.proxy.encoding import TextEncoder
 from icl_plugins.tuning.names import other_names
 from icl_plugins.tuning.sequences import Sequence, Shown, encode
 from icl_plugins.tuning.stage import Stage
 from icl_plugins.tuning.tasks import Task
 
-_TRIES = 4  # tasks that are tried for the room that is left in a row
 _SPARE = 1 / 8  # of a row: less room than this is left empty
 _CHARACTERS = 8  # a token has no more of, but for rare ones: as much text is cut to be tokenized
+_PLAIN = 1024  # tokens of a piece of plain text: each of them has logits
+_SPACE, _WORD = re.compile(r"\s"), 32  # characters in which the next word begins
 _MARGIN = 1.2  # more examples are tokenized than are expected to fit
 
 
 class Drawer:
     """Draws the rows of a stage; all randomness comes from the generator that is given for each.
 
-    tokens: (N,) of each task, of every example with its separator. Raises DataError for plain text that is
-    wanted and not given.
+    tokens: (N,) of each task, of every example with its separator, in its own template and names.
     """
 
     def __init__(
@@ -35,23 +35,14 @@ class Drawer:
     ) -> None:
         self.stage, self.tasks, self.documents, self.words = stage, tasks, documents, words
         self.encoder, self.tokens = encoder, tokens
-        if stage.plain and not documents:
-            raise DataError(
-                f"plain={stage.plain} and no text", expected="texts to draw from", fix="give them as text"
-            )
-        empty = [row for row, text in enumerate(documents) if stage.plain and not text.strip()]
-        if empty:
-            raise DataError(
-                f"{len(empty)} texts without text: {empty[:5]}",
-                expected="text in each",
-                fix="leave the empty ones out",
-            )
+        self.ends = np.cumsum([len(text) for text in documents])
         self.odds = stage.odds(tasks)
 
     def row(self, rng: np.random.Generator) -> list[Sequence]:
         """Return the sequences of a row, together at most ``context`` tokens; one, unless they are packed.
 
-        Raises TooLongError where an example does not fit in the template that was drawn for it.
+        The room that is left where the next one that is drawn does not fit stays empty: to draw again would
+        favour tasks of short examples.
         """
         sequences: list[Sequence] = []
         room = self.stage.context
@@ -70,29 +61,26 @@ class Drawer:
         if way < self.stage.plain:
             return self._plain(rng, room)
         alone = way < self.stage.plain + self.stage.zero_shot
-        for _ in range(_TRIES):
-            at = int(rng.choice(len(self.tasks), p=self.odds))
-            task = self.tasks[at]
-            shown = self._shown(task, self._rows(at, rng, room, alone), rng)
+        at = int(rng.choice(len(self.tasks), p=self.odds))
+        task, rows = self.tasks[at], self._rows(at, rng, room, alone)
+        shown = self._shown(task, rows, rng)
+        fits = encode(self.encoder, shown, room, task.name)
+        if fits is None and room == self.stage.context:  # longer names, or a template that is longer
+            shown = _as_counted(task, rows)
             fits = encode(self.encoder, shown, room, task.name)
-            if fits is not None:
-                return fits if alone else self._shortened(shown, fits, rng, room)
-        if room < self.stage.context:
-            return None
-        raise TooLongError(  # other names made it longer, or a template of which not all was counted
-            f"task {task.name!r}: an example of more than {room:,} tokens in the template "
-            f"{shown.template.question!r:.60}",
-            expected="examples that fit the context in every template, under other names too",
-            fix="raise context, or leave the template out",
-        )
+        return fits if fits is None or alone else self._shortened(shown, fits, rng, room)
 
     def _plain(self, rng: np.random.Generator, room: int) -> Sequence:
-        """Return a piece of a document, from the beginning of a word on."""
-        text = self.documents[int(rng.integers(len(self.documents)))]
-        start = int(rng.integers(0, max(1, len(text) - room)))
-        start = text.find(" ", start) + 1 if start else 0
-        ids = self.encoder.tokenize([text[start : start + _CHARACTERS * room]])[0][0]
-        return Sequence(ids[:room])
+        """Return a piece of a document, drawn by length, from the beginning of a word where one is near."""
+        place = int(rng.integers(self.ends[-1]))
+        at = int(np.searchsorted(self.ends, place, side="right"))
+        text, length = self.documents[at], min(room, _PLAIN)
+        start = min(place - int(self.ends[at]) + len(text), max(0, len(text) - length))
+        if start:
+            space = _SPACE.search(text, start, start + _WORD)
+            start = space.end() if space else start
+        ids = self.encoder.tokenize([text[start : start + _CHARACTERS * length]])[0][0]
+        return Sequence(ids[:length])
 
     def _rows(self, at: int, rng: np.random.Generator, room: int, alone: bool) -> np.ndarray:
         """Return rows in the order in which they are shown, about as many as fit."""
@@ -134,6 +122,13 @@ class Drawer:
         if count == most:
             return fits
         return encode(self.encoder, shown.first(count), room, fits.task) or fits
+
+
+def _as_counted(task: Task, rows: np.ndarray) -> Shown:
+    """Return the examples in their own template and names, which is known to fit."""
+    questions = [task.pool.questions[row] for row in rows]
+    answers = [task.pool.answers[row] for row in rows]
+    return Shown(questions, answers, task.pool.template, [task.weight] * len(rows))
 
 
 def _balanced(task: Task, classes: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

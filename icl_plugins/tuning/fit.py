@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_plugins.artefacts import canonical_json, fingerprint
-from icl_plugins.errors import ArtefactError, OptionalDependencyError, SettingError, TuningError
+from icl_plugins.errors import ArtefactError, TuningError
+from icl_plugins.proxy.batching import is_out_of_memory
 from icl_plugins.proxy.store.locking import WriterLock
-from icl_plugins.tuning.answered import check_size
+from icl_plugins.tuning.checking import check_context, check_run, overlaps, unused
 from icl_plugins.tuning.checkpoints import Checkpoint, load_good, load_last
 from icl_plugins.tuning.drawing import Drawer
 from icl_plugins.tuning.fitting import count_tokens, fitting
 from icl_plugins.tuning.names import vocabulary_words
-from icl_plugins.tuning.tasks import Task, check_tasks
+from icl_plugins.tuning.tasks import Task
 from icl_plugins.tuning.tuned import ADAPTER, MODEL
 from icl_plugins.tuning.weights import Learner, device_of, kept_randomness, learner, restore
 
@@ -28,7 +29,7 @@ def fit(
     settings: "ManyICL", tasks: Sequence[Task], out: Path, text: Sequence[str], validation: Sequence[Task]
 ) -> "Tuned":
     """Do what ManyICL.fit says; all that can be refused is refused before the first step."""
-    _check(settings, tasks, text, validation)
+    check_run(settings, tasks, out, text, validation)
     from accelerate import PartialState
 
     from icl_plugins.tuning.run import Diverged, Run
@@ -36,8 +37,10 @@ def fit(
     state = PartialState(cpu=device_of(settings).type == "cpu")
     with kept_randomness(settings.seed):
         model = learner(settings)
+        check_context(settings, model.proxy.max_length)
         drawers, notes = _drawers(settings, tasks, text, model)
-        made_from = _made_from(settings, tasks, text, model, state.num_processes)
+        made_from = _made_from(settings, tasks, text, validation, model, state.num_processes)
+        notes += unused(tasks, drawers, text) + overlaps(tasks, validation)
         with state.main_process_first():
             _make(out)
         lock = WriterLock(out / _LOCK) if state.is_main_process else None
@@ -48,43 +51,21 @@ def fit(
             try:
                 run.train()
             except Diverged as diverged:
-                raise _ended(diverged, run, load_good(out, made_from)) from diverged
+                raise _ended(diverged, run, load_good(out, made_from, settings.stages)) from diverged
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise TuningError(
+                    f"out of memory: {str(error).splitlines()[0]}",
+                    expected="a batch that fits",
+                    fix="lower rows and raise accumulation, lower context, or set gradient_checkpointing",
+                ) from error
             tuned = run.tuned()
             _save(tuned, out)
             return tuned
         finally:
             if lock:
                 lock.release()
-
-
-def _check(
-    settings: "ManyICL", tasks: Sequence[Task], text: Sequence[str], validation: Sequence[Task]
-) -> None:
-    check_tasks(tasks)
-    if isinstance(text, str):
-        raise SettingError("text: one string", expected="a list of documents", fix="put it in a list")
-    if validation:
-        check_tasks(validation)
-    for task in validation:
-        check_size(task)
-    known = {name for task in tasks for name in (task.name, task.kind) if name}
-    for at, stage in enumerate(settings.stages):
-        unknown = sorted(set(stage.tasks or ()) - known)
-        if unknown:
-            raise SettingError(
-                f"stages[{at}]: no task or kind {unknown[0]!r}",
-                expected=f"some of {', '.join(sorted(known)):.200}",
-                fix="correct the names, or leave tasks out for all",
-            )
-    try:
-        import accelerate  # noqa: F401
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise OptionalDependencyError(
-            f"no module {error.name!r}",
-            expected="the packages that tuning needs",
-            fix="pip install 'icl-plugins[tuning]'",
-        ) from error
 
 
 def _drawers(
@@ -100,12 +81,6 @@ def _drawers(
     drawers = []
     for at, stage in enumerate(settings.stages):
         room = stage.context - encoder.leading
-        if stage.context > model.proxy.max_length:
-            raise SettingError(
-                f"stages[{at}]: context={stage.context:,}",
-                expected=f"at most {model.proxy.max_length:,}, the model's",
-                fix="lower context, or extend the model's context in its config first",
-            )
         chosen = [task for task, share in zip(tasks, stage.odds(tasks), strict=True) if share]
         parts = [fitting(task, counts[task.name], room, settings.on_too_long) for task in chosen]
         left = {task.name: skipped for task, _, skipped in parts if skipped}
@@ -128,7 +103,12 @@ def _drawers(
 
 
 def _made_from(
-    settings: "ManyICL", tasks: Sequence[Task], text: Sequence[str], model: Learner, devices: int
+    settings: "ManyICL",
+    tasks: Sequence[Task],
+    text: Sequence[str],
+    validation: Sequence[Task],
+    model: Learner,
+    devices: int,
 ) -> dict[str, str]:
     """Return what a checkpoint must have been made from to go on with it, as fingerprints."""
     free = ("model", "checkpoint_every", "evaluate_every")
@@ -141,6 +121,7 @@ def _made_from(
         "settings": fingerprint(canonical_json(values)),
         "tasks": fingerprint(*(task.fingerprint for task in tasks)),
         "text": fingerprint(*text),
+        "validation": fingerprint(*(task.fingerprint for task in validation)),
         "number of devices": str(devices),
         **model.fingerprint,
     }
@@ -178,9 +159,9 @@ def _save(tuned: "Tuned", out: Path) -> None:
 
     if not PartialState().is_main_process:
         return
-    tuned.save(out / MODEL)
     if tuned.record["settings"]["lora_rank"]:
-        tuned.save(out / ADAPTER, adapter=True)
+        tuned.save(out / ADAPTER, adapter=True)  # first: merging needs more memory
+    tuned.save(out / MODEL)
 
 
 def describe(settings: "ManyICL") -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from icl_plugins.errors import SettingError
 from icl_plugins.selectors._settings import check_choice, check_models, check_real, check_seed
 from icl_plugins.tuning.sequences import Weighting
 from icl_plugins.tuning.stage import Stage
-from icl_plugins.tuning.tasks import Task
+from icl_plugins.tuning.tasks import Task, listed
 
 if TYPE_CHECKING:
     from icl_plugins.proxy.model import Proxy
@@ -56,8 +56,9 @@ class ManyICL:
         """Check everything that can be checked without a model."""
         check_models(self)
         check_seed(self.seed)
-        if not self.stages:
-            raise SettingError("no stages", expected="at least one", fix="leave stages out, or pass one")
+        if not self.stages or not isinstance(self.stages, tuple):
+            got = f"stages={self.stages!r:.60}"
+            raise SettingError(got, expected="a tuple of Stage", fix="pass stages=(Stage(...),)")
         for name in ("accumulation", "checkpoint_every", "evaluate_every"):
             whole_number(name, getattr(self, name), 1)
         whole_number("warmup", self.warmup, 0)
@@ -105,4 +106,4 @@ class ManyICL:
         """
         from icl_plugins.tuning.fit import fit
 
-        return fit(self, tasks, Path(out), text, validation)
+        return fit(self, listed("tasks", tasks), Path(out), text, listed("validation", validation))

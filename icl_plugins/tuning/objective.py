@@ -23,6 +23,11 @@ def logits_at(model: Any, batch: Mapping[str, Tensor], forward: Any = None) -> T
     return precise
 
 
+def answer_weights(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return (M,): the weights of the predictions, 0 for those of plain text."""
+    return batch["weights"] * ~batch["plain"]
+
+
 def nats(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Return (M,): -log p of every prediction that counts."""
     return torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="none")

@@ -13,13 +13,15 @@ from transformers import PrinterCallback, TrainingArguments
 from icl_plugins import __version__
 from icl_plugins.errors import SettingError
 from icl_plugins.progress import tell_progress
-from icl_plugins.tuning.checkpoints import WINDOW, WORSE, Checkpoint, moments_of, save
+from icl_plugins.tuning.answered import SHOTS
+from icl_plugins.tuning.checkpoints import Checkpoint, moments_of, save
 from icl_plugins.tuning.curves import curve
 from icl_plugins.tuning.drawing import Drawer
 from icl_plugins.tuning.rows import Batches
 from icl_plugins.tuning.tasks import Task
 from icl_plugins.tuning.trainer import ManyShotTrainer, Schedule
 from icl_plugins.tuning.tuned import Tuned
+from icl_plugins.tuning.watch import of_stage, risen
 from icl_plugins.tuning.weights import Learner
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Diverged(Exception):  # noqa: N818
 
 
 class Run:
-    """One run; log: losses of all steps, and the curves by step."""
+    """One run; log: losses of all steps, curves by step, and notes."""
 
     def __init__(
         self,
@@ -45,8 +47,8 @@ class Run:
         notes: Sequence[str],
     ) -> None:
         self.settings, self.model, self.drawers, self.validation = settings, model, drawers, validation
-        self.out, self.made_from, self.start, self.notes = out, made_from, start, list(notes)
-        self.log: dict[str, list[Any]] = {"losses": [], "curves": []}
+        self.out, self.made_from, self.start = out, made_from, start
+        self.log: dict[str, list[Any]] = {"losses": [], "curves": [], "notes": list(notes)}
         if start:
             self.forget(start)
 
@@ -61,12 +63,15 @@ class Run:
             return
         if not begun:
             self._measure(0)
+        config = self.model.proxy.model.config
+        cached = config.use_cache
         trainer = self._trainer()
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
-        finally:  # mixed precision is the run's, not the model's
+        finally:  # mixed precision and training without a cache are the run's, not the model's
             trainer.accelerator.unwrap_model(self.model.model, keep_fp32_wrapper=False)
+            config.use_cache = cached
 
     def tuned(self) -> Tuned:
         """Return the model as it is now."""
@@ -83,7 +88,6 @@ class Run:
                 {"name": task.name, "examples": len(task.pool), "classes": len(task.names) * task.classes}
                 for task in {task.name: task for one in self.drawers for task in one.tasks}.values()
             ],
-            "notes": self.notes,
             **self.log,
         }
         return Tuned(self.model.model, self.model.proxy.tokenizer, record, self.model.stored)
@@ -125,6 +129,7 @@ class Run:
             Batches(self.drawers, settings.weighting, settings.seed, per_step=per_step, start=begun),
             Schedule(settings.steps, settings.warmup, settings.decay),
             start=self.start,
+            text=settings.weighting.text,
             kl=settings.kl,
             base=self.model.base if settings.kl else nullcontext,
             on_step=self._after,
@@ -144,19 +149,24 @@ class Run:
         losses = self.log["losses"]
         if not np.isfinite(losses[-1]):
             raise Diverged(f"the loss of step {step} is {losses[-1]}")
-        ends = np.cumsum([stage.steps for stage in self.settings.stages])
-        losses = losses[max(ends[ends < step], default=0) :]  # each stage has losses of its own height
-        if len(losses) >= 2 * WINDOW:
-            now, first = np.mean(losses[-WINDOW:]), np.mean(losses[:WINDOW])
-            if now > first + WORSE:
-                raise Diverged(f"the loss rose from {first:.2f} to {now:.2f} nats by step {step}")
+        rise = risen(of_stage(losses, self.settings.stages))
+        if rise:
+            raise Diverged(f"the loss rose from {rise[0]:.2f} to {rise[1]:.2f} nats by step {step}")
 
     def _measure(self, step: int) -> None:
-        for at, task in enumerate(self.validation, 1):
+        for task in self.validation:
             with torch.random.fork_rng():
                 found = curve(self.model.proxy, task)
             self.log["curves"].append({"step": step, **asdict(found)})
-            tell_progress(f"measuring after {step} steps", at, len(self.validation))
+            missing = sorted(set(SHOTS) - {point.shots for point in found.points})
+            if missing and not step:
+                shots = ", ".join(map(str, missing))
+                self.log["notes"].append(
+                    f"{task.name}: {shots} shots not measured: too few rows, or the context"
+                )
+            last = found.points[-1]
+            told = f"{last.nats:.2f} nats" if last.accuracy is None else f"{last.accuracy:.2f}"
+            tell_progress(f"{task.name} behind {last.shots} shots, step {step}: {told}", 1, 1)
 
     def _keep(self, trainer: ManyShotTrainer, step: int) -> None:
         weights = self.model.trained

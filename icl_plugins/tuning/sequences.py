@@ -53,14 +53,15 @@ class Weighting:
     counts the same: every "token" of the answers, as in the mean that trainers take, or every "answer",
     however long. ends: whether the token behind an answer is learnt with it, so that the model stops there.
     positions: weights of the answers by the number of examples in front of them, from 0; the last one holds
-    for all that follow. text: weight of each token of plain text. Raises SettingError for what cannot be.
+    for all that follow; neither it nor unit is there for "text". text: weight of the mean loss of plain text,
+    against the mean loss of the answers. Raises SettingError for what cannot be.
     """
 
     targets: Literal["all", "last", "text"] = "all"
     unit: Literal["token", "answer"] = "token"
     ends: bool = True
     positions: tuple[float, ...] = (1.0,)
-    text: float = 1.0
+    text: float = 0.1
 
     def __post_init__(self) -> None:
         """Check all of it."""
@@ -81,7 +82,7 @@ class Weighting:
         """
         weights = np.zeros(len(sequence.ids), dtype=np.float32)
         if not sequence.answers or self.targets == "text":
-            weights[1:] = 1.0 if sequence.answers else self.text
+            weights[1:] = max(sequence.factors, default=1.0)
             return weights
         first = len(sequence.answers) - 1 if self.targets == "last" else 0
         for shots, (start, stop) in enumerate(sequence.answers[first:], first):

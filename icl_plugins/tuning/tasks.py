@@ -1,7 +1,7 @@
 """A task to learn: its examples, the templates they may be written in, whether its answers are classes."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -94,6 +94,14 @@ class Task:
                 expected="at least two classes",
                 fix="add examples of others, or set classes to false",
             )
+
+
+def listed(name: str, tasks: Iterable[Task]) -> list[Task]:
+    """Return the tasks as a list; raises SettingError for what is none."""
+    found = [] if isinstance(tasks, Task) else list(tasks)
+    if isinstance(tasks, Task) or not all(isinstance(task, Task) for task in found):
+        raise SettingError(f"{name}: {tasks!r:.60}", expected="a list of Task", fix=f"pass {name} as a list")
+    return found
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from icl_plugins.tuning.checkpoints import Checkpoint, restore_moments
-from icl_plugins.tuning.objective import divergence, logits_at, nats
+from icl_plugins.tuning.objective import answer_weights, divergence, logits_at, nats
 from icl_plugins.tuning.rows import Batches
 
 
@@ -38,8 +38,9 @@ class Schedule:
 class ManyShotTrainer(Trainer):
     """Trains on Batches with the weighted loss; what it goes on from is given as a Checkpoint.
 
-    The loss of a step is the weighted mean over all predictions of its batches on all devices, plus ``kl``
-    times the mean KL(base || tuned) over their tokens of plain text. base: makes the block in which the model
+    The loss of a step is the weighted mean over all answers' predictions of its batches on all devices, plus
+    ``text`` times the mean over their tokens of plain text, plus ``kl`` times the mean KL(base || tuned) over
+    these. base: makes the block in which the model
     is as it was. on_step: called with (trainer, step, loss) after each, and may end the run by raising.
     """
 
@@ -53,6 +54,7 @@ class ManyShotTrainer(Trainer):
         schedule: Schedule,
         *,
         start: Checkpoint | None,
+        text: float,
         kl: float,
         base: Callable[[], AbstractContextManager[None]],
         on_step: Callable[["ManyShotTrainer", int, float], None],
@@ -60,7 +62,8 @@ class ManyShotTrainer(Trainer):
         super().__init__(
             model=model, args=arguments, train_dataset=batches, data_collator=_only, callbacks=[_Steps(self)]
         )
-        self.schedule, self.begin, self.kl, self.base, self.on_step = schedule, start, kl, base, on_step
+        self.schedule, self.begin, self.base, self.on_step = schedule, start, base, on_step
+        self.text, self.kl = text, kl
         self.loss = torch.zeros((), device=arguments.device)
 
     @property
@@ -71,12 +74,13 @@ class ManyShotTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """Return the batches of a step, and the sums (2,) over all devices: weights, tokens of plain text."""
+        """Return the batches of a step, and sums (2,) over all devices: weights of answers, plain tokens."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        sums = torch.tensor(
-            [[float(batch["weights"].sum()), float(batch["plain"].sum())] for batch in batches], device=device
-        ).sum(0)
-        # a step in which nothing counts, as of plain text of weight 0, has the loss 0 and not 0 / 0
+        parts = [(answer_weights(batch).sum(), batch["plain"].sum()) for batch in batches]
+        sums = torch.tensor([[float(answers), float(plain)] for answers, plain in parts], device=device).sum(
+            0
+        )
+        # a step without answers, or without plain text, has the loss 0 of them and not 0 / 0
         return batches, self.accelerator.reduce(sums, "sum").clamp(min=torch.finfo(sums.dtype).tiny)
 
     def compute_loss(
@@ -90,8 +94,9 @@ class ManyShotTrainer(Trainer):
         inner = self.accelerator.unwrap_model(model)
         sums = cast(Tensor, num_items_in_batch)
         logits = logits_at(inner, inputs, model)
-        loss = (nats(logits, inputs) * inputs["weights"]).sum() / sums[0]
-        if self.kl and inputs["plain"].any():
+        losses, plain = nats(logits, inputs), inputs["plain"]
+        loss = (losses * answer_weights(inputs)).sum() / sums[0] + self.text * losses[plain].sum() / sums[1]
+        if self.kl and plain.any():
             loss = loss + self.kl * divergence(logits, inner, inputs, self.base()) / sums[1]
         loss = loss * int(self.accelerator.num_processes)
         self.loss += loss.detach()

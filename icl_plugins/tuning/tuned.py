@@ -58,25 +58,22 @@ class Tuned:
 
 
 def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> Path:
-    """Write model, tokenizer, record and card; all of it, or the folder stays as it was but for moments."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
-        raise ArtefactError(
-            f"{str(folder)!r} holds other things than a tuned model",
-            expected="a folder that is new, empty or a tuned model, which is then replaced",
-            fix="choose another path",
-        )
+    """Write model, tokenizer, record and card; all of it, or the folder stays as it was but for a moment."""
+    check_folder(folder)
     from icl_plugins.proxy.loading import progress_bar
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".incomplete-") as new:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.incomplete-") as beside:
+            new = Path(beside, "new")
             with progress_bar(shown=False):
                 model.save_pretrained(new)
             tokenizer.save_pretrained(new)
-            atomic_write(Path(new, "README.md"), card(record))
-            atomic_write(Path(new, RECORD), canonical_json(record, indent=1) + "\n")
-            for path in sorted(Path(new).iterdir(), key=lambda path: path.name == RECORD):
-                path.replace(folder / path.name)
+            atomic_write(new / "README.md", card(record))
+            atomic_write(new / RECORD, canonical_json(record, indent=1) + "\n")
+            if folder.exists():
+                folder.rename(Path(beside, "old"))
+            new.rename(folder)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
             f"cannot write {str(folder)!r}: {getattr(error, 'strerror', None) or error}",
@@ -84,6 +81,18 @@ def write(folder: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -
             fix="make room, or choose another path",
         ) from error
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ArtefactError where a tuned model would replace other things."""
+    if folder.exists() and not (
+        folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).is_file())
+    ):
+        raise ArtefactError(
+            f"{str(folder)!r} holds other things than a tuned model",
+            expected="a folder that is new, empty or a tuned model, which is then replaced",
+            fix="choose another path",
+        )
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import pytest
 from tiny_models import tiny_tokenizer
 from tuning_tools import NAMES, OTHER, PLAIN, WORDS, make_drawer, make_task, rngs
 
-from icl_plugins.errors import DataError, TooLongError
 from icl_plugins.proxy.encoding import TextEncoder
 from icl_plugins.tuning import Stage, Weighting
 from icl_plugins.tuning.rows import Batches
@@ -184,16 +183,26 @@ def test_every_template_of_a_task_is_shown(task):
     assert min(starts[True], starts[False]) > 15
 
 
-def test_a_name_that_makes_an_example_too_long_is_drawn_again(task):
+def test_an_example_that_other_names_make_too_long_keeps_its_own(task):
     longest = max(len(ids) for ids, _ in ENCODER.tokenize([text + "\n\n" for text in task.pool.texts]))
     long = tuple("-".join(WORDS[:4]) + str(at) for at in range(20))
-    given = {"context": longest, "words": long, "pack": False, "zero_shot": 0.0}
-    assert drawn([task], 60, other_names=0.3, **given)
-    with pytest.raises(TooLongError, match="task 'intents'.*under other names"):
-        drawn([make_task(size=2, words=WORDS[:1] * 9)], 60, other_names=1.0, **{**given, "context": 16})
+    found = drawn([task], 60, other_names=1.0, context=longest, words=long, pack=False)
+    shown = {name for one in found for name in labels(one)}
+    assert len(found) == 60 and shown & set(NAMES) and shown - set(NAMES)
 
 
-@pytest.mark.parametrize(("text", "message"), [((), "no text"), (("a", " \n"), r"without text: \[1\]")])
-def test_plain_text_that_is_not_there_is_refused(task, text, message):
-    with pytest.raises(DataError, match=message):
-        make_drawer(ENCODER, [task], text=text, plain=0.5)
+def test_packed_tasks_keep_their_shares(task):
+    long = make_task("long", 40, words=[word * 3 for word in WORDS])
+    found = Counter(one.task for one in drawn([make_task("short", 40), long], 400, shots="log"))
+    assert found["long"] / found.total() > 0.44
+
+
+def test_plain_text_is_read_from_everywhere_with_and_without_spaces(task):
+    for text in ("".join(chr(0x4E00 + at) for at in range(4000)), "\n".join(map(str, range(2000)))):
+        found = drawn([task], 40, text=(text,), plain=1.0, pack=False)
+        assert len({tuple(one.ids[:8]) for one in found}) > 30
+
+
+def test_long_documents_are_drawn_more_often_than_short_ones(task):
+    found = drawn([task], 200, text=("a b " * 30, "x y " * 270), plain=1.0, context=32, pack=False)
+    assert 0.8 < np.mean(["x" in TOKENIZER.decode(one.ids) for one in found]) < 0.98

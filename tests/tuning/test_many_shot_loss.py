@@ -97,14 +97,11 @@ def test_long_answers_count_more_by_token_and_the_same_by_answer(proxy_of):
     assert means["token"] == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
-def test_text_weighs_every_token_and_plain_text_as_much_as_is_said(proxy_of):
+def test_text_weighs_every_token_as_much_as_its_task(proxy_of):
     encoder = proxy_of().encoder
-    sequence, plain = show(encoder, PAIRS), numbers(7)
-    whole = Weighting(targets="text", text=0.25)
-    assert whole.of(sequence).tolist() == [0.0] + [1.0] * (len(sequence.ids) - 1)
-    assert whole.of(plain).tolist() == [0.0] + [0.25] * 6
-    assert Weighting(text=3.0).of(plain).tolist() == [0.0] + [3.0] * 6
-    assert Weighting(text=3.0).of(sequence).max() == 1.0
+    sequence = show(encoder, PAIRS, factor=2.5)
+    assert Weighting(targets="text").of(sequence).tolist() == [0.0] + [2.5] * (len(sequence.ids) - 1)
+    assert Weighting().of(numbers(7)).tolist() == [0.0] + [1.0] * 6
 
 
 def test_no_weight_goes_to_a_token_behind_nothing():

@@ -1,5 +1,6 @@
 """The loss of a batch: at predictions only, whatever the padding, the accumulation and the adapter."""
 
+import numpy as np
 import pytest
 import torch
 from tuning_tools import PLAIN, batch_of, last_checkpoint, make_drawer, make_proxy, numbers, rngs, settings
@@ -152,6 +153,21 @@ def test_kl_holds_the_model_near_the_base(proxy_of, task, tmp_path):
             )
 
     assert drift(20.0) < 0.7 * drift(0.0)
+
+
+def test_plain_text_weighs_as_much_as_is_said_however_long_it_is(proxy_of, task, tmp_path):
+    proxy = proxy_of()
+    run = settings(proxy, plain=0.4, steps=1, rows=8, weighting=Weighting(text=0.3, unit="answer"))
+    drawer = make_drawer(proxy.encoder, [task], text=PLAIN, plain=0.4, zero_shot=0.1)
+    rng = np.random.default_rng([0, 0])
+    batch = collate([drawer.row(rng) for _ in range(8)], run.weighting)
+    with torch.no_grad():
+        losses = nats(logits_at(proxy.model, batch), batch)
+    plain, weights = batch["plain"], batch["weights"]
+    answers = (losses * weights)[~plain].sum() / weights[~plain].sum()
+    found = run.fit([task], tmp_path, text=PLAIN).record["losses"][0]
+    assert plain.any() and not plain.all()
+    assert found == pytest.approx(float(answers + 0.3 * losses[plain].mean()), rel=1e-5)
 
 
 def test_the_schedule_rises_holds_and_falls_to_a_hundredth():

@@ -144,3 +144,19 @@ def test_places_and_adapters_that_cannot_be_are_refused(trained, proxy_of, task,
     whole = settings(proxy_of(), steps=1, lora_rank=None).fit([task], tmp_path / "run")
     with pytest.raises(SettingError, match="no adapter"):
         whole.save(tmp_path / "adapter", adapter=True)
+
+
+def test_a_saved_model_replaces_all_of_what_was_there(proxy_of, task, tmp_path):
+    tuned = settings(proxy_of()).fit([task], tmp_path / "run")
+    tuned.save(tmp_path / "saved", adapter=True)
+    tuned.save(tmp_path / "saved")
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert "model.safetensors" in names and not [name for name in names if "adapter" in name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "saved"]
+
+
+def test_the_config_of_the_model_stays_as_it_was(proxy_of, task, tmp_path):
+    proxy = proxy_of()
+    settings(proxy).fit([task], tmp_path)
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert saved["use_cache"] == proxy.model.config.use_cache is True

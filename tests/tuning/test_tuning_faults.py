@@ -4,10 +4,18 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from tuning_tools import NAMES, OTHER, TEMPLATE, make_proxy, make_task, settings
 
 from icl_plugins import Pool, Template
-from icl_plugins.errors import DataError, OptionalDependencyError, SettingError, TooLongError
+from icl_plugins.errors import (
+    ArtefactError,
+    DataError,
+    OptionalDependencyError,
+    SettingError,
+    TooLongError,
+    TuningError,
+)
 from icl_plugins.progress import progress_to
 from icl_plugins.tuning import ManyICL, Stage, Task
 
@@ -191,6 +199,44 @@ def test_a_tokenizer_without_bos_and_eos_works(own_tokenizer, task, tmp_path):
     proxy = make_proxy("llama", own_tokenizer, bos_token_id=None, eos_token_id=None)
     tuned = settings(proxy, steps=2).fit([task], tmp_path)
     assert tuned.proxy.answer_losses(task.pool).isfinite().all()
+
+
+def test_stages_and_tasks_are_lists(proxy_of, tmp_path):
+    with pytest.raises(SettingError, match="a tuple of Stage"):
+        ManyICL(stages=Stage())
+    with pytest.raises(SettingError, match="tasks: .*expected: a list of Task"):
+        settings(proxy_of()).fit(make_task(), tmp_path)
+
+
+def test_an_empty_text_is_refused(proxy_of, tmp_path):
+    with pytest.raises(DataError, match=r"1 texts without text: \[1\]"):
+        settings(proxy_of(), plain=0.5).fit([make_task()], tmp_path, text=["a", " \n"])
+
+
+def test_a_folder_with_other_things_is_refused_before_a_step(proxy_of, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtefactError, match="holds other things"):
+        settings(proxy_of()).fit([make_task()], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_never_drawn_works_and_is_noted_as_overlaps_are(proxy_of, tmp_path):
+    tasks = [make_task("one"), make_task("two")]
+    run = settings(proxy_of(), tasks={"one": 1.0}, steps=1)
+    tuned = run.fit(tasks, tmp_path, text=["some text"], validation=[make_task("one", 18)])
+    notes = " ".join(tuned.record["notes"])
+    for told in ("two: in no stage", "no stage draws plain", "one: 18 rows ask", "16, 64 shots not measured"):
+        assert told in notes
+
+
+def test_out_of_memory_says_what_to_lower(proxy_of, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("icl_plugins.tuning.trainer.logits_at", full)
+    with pytest.raises(TuningError, match="out of memory.*lower rows and raise accumulation"):
+        settings(proxy_of()).fit([make_task()], tmp_path)
 
 
 def test_text_that_is_one_string_is_refused(proxy_of, tmp_path):
