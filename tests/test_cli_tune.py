@@ -117,7 +117,7 @@ def test_what_was_tuned_works_as_proxy_and_tells_of_itself(tune, capsys):
     assert run(["show", "data"]) == 3
 
 
-def test_an_interrupted_command_goes_on_and_ends_where_it_would_have(tune, monkeypatch):
+def test_an_interrupted_command_goes_on_and_ends_where_it_would_have(tune, monkeypatch, capsys):
     from icl_plugins.tuning.run import Run
 
     assert tune(out="whole")[0] == 0
@@ -134,6 +134,8 @@ def test_an_interrupted_command_goes_on_and_ends_where_it_would_have(tune, monke
     assert code == 130 and out == ""
     assert "the last checkpoint of tune" in err and "run the same command to go on" in err
     assert not Path("out/model").exists()
+    assert run(["show", "out"]) == 0
+    assert "steps are kept; the same command goes on" in " ".join(capsys.readouterr().out.split())
     assert tune()[0] == 0
     assert seen == [1, 2, 3, 3, 4] and same("out/model", "whole/model")
     assert tune()[0] == 0 and len(seen) == 5  # all is there

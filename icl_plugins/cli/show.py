@@ -63,12 +63,15 @@ def show(
     Of a tuned model it shows how it was made, and its accuracy against shots.
     """
     from icl_plugins.cli.states import state_content, state_lines
-    from icl_plugins.cli.tuned import tuned_folder, tuned_result
+    from icl_plugins.cli.tuned import stopped_result, tuned_folder, tuned_result
     from icl_plugins.prompt import ManyShotPrompt
 
     tuned = tuned_folder(prompt)
     if tuned is not None:
         return tuned_result(tuned, as_json)
+    stopped = stopped_result(prompt, as_json)
+    if stopped is not None:
+        return stopped
     state = state_content(prompt) if prompt.is_dir() else None
     prompt = prompt if state is None else prompt / "prompt.json"
     loaded = ManyShotPrompt.load(prompt)

@@ -1,5 +1,6 @@
 """Runs of tuning and the models that they leave, in folders: what they tell of themselves."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,36 @@ def tuned_result(folder: Path, as_json: bool, notes: Sequence[str] = (), **told:
     return Group(curves_shown(content), summary(*lines))
 
 
+def stopped_result(folder: Path, as_json: bool) -> "Result | None":
+    """Return what the last checkpoint of a run that has no model yet tells; None where there is none."""
+    from rich.console import Group
+
+    from icl_plugins.cli.outcome import as_json_text
+    from icl_plugins.cli.report import summary
+
+    states = sorted(folder.glob("checkpoints/step-*/state.json"))
+    if not states:
+        return None
+    state = json.loads(states[-1].read_text("utf-8"))
+    losses = state["log"]["losses"]
+    content = {
+        "steps": state["step"],
+        "loss": {"first": _mean(losses[:10]), "last": _mean(losses[-10:])},
+        "curves": _ends(state["log"]["curves"]),
+        "notes": state["log"]["notes"],
+    }
+    if as_json:
+        return as_json_text(content)
+    return Group(
+        curves_shown(content),
+        summary(
+            ("run of tune", f"{state['step']:,} steps are kept; the same command goes on from there"),
+            ("loss", _losses(content["loss"])),
+            *(("note", note) for note in content["notes"]),
+        ),
+    )
+
+
 def tuned_content(folder: Path) -> dict[str, Any]:
     """Return how a tuned model was made and what was measured, its weights unread; raises ArtefactError."""
     from icl_plugins.tuning.tuned import ADAPTER, read_record
@@ -61,11 +92,7 @@ def tuned_lines(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "model", f"{content['base']}, tuned to use many shots: {trained}"
     yield "tasks", ", ".join(task["name"] for task in content["tasks"])
     yield "steps", f"{steps:,}" if steps == planned else f"{steps:,} of {planned:,}"
-    loss = content["loss"]
-    yield (
-        "loss",
-        f"{loss['first']:.3f} nats a prediction in the first ten steps, {loss['last']:.3f} in the last ten",
-    )
+    yield "loss", _losses(content["loss"])
     yield from (("note", note) for note in content["notes"])
     model, adapter = content["model"], content["adapter"]
     yield "written", ", ".join(filter(None, (model, adapter)))
@@ -117,6 +144,10 @@ def _cell(point: Mapping[str, Any] | None) -> str:
     from icl_plugins.tuning.card import cell
 
     return cell(point) if point else ""
+
+
+def _losses(loss: Mapping[str, float]) -> str:
+    return f"{loss['first']:.3f} nats a prediction in the first ten steps, {loss['last']:.3f} in the last ten"
 
 
 def _mean(values: list[float]) -> float:
