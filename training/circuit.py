@@ -148,12 +148,17 @@ class Circuit:
         place.near(3.0, EXACTLY)
         place.carry(unit / MARK_IS * (reads(NEWLINE) - reads(AFTER_NEWLINE)), MARK_IS * reads(NAME_PLACE).T)
         place.write()
-        both = self.layers[1].mlp  # such a place, and behind a cue
-        both.gate_proj.weight[0] = both.up_proj.weight[0] = 0.0
-        both.gate_proj.weight[0, [NAME_PLACE, AFTER_CUE]] = 20.0 * unit / MARK_IS
-        both.gate_proj.weight[0, ONE] = -30.0 * unit / ONE_IS
-        both.up_proj.weight[0, ONE] = unit / ONE_IS
-        both.down_proj.weight[NAME, 0] = MARK_IS / 10.0
+        # Such a place, and behind a cue: two neurons that rise one after the other make a step, so that
+        # the mark is the same where what it is made of is not quite.
+        both = self.layers[1].mlp
+        both.gate_proj.weight[:2] = both.up_proj.weight[:2] = 0.0
+        both.gate_proj.weight[:2, [NAME_PLACE, AFTER_CUE]] = 40.0 * unit / MARK_IS
+        both.gate_proj.weight[0, ONE], both.gate_proj.weight[1, ONE] = (
+            -60.0 * unit / ONE_IS,
+            -68.0 * unit / ONE_IS,
+        )
+        both.up_proj.weight[:2, ONE] = unit / ONE_IS
+        both.down_proj.weight[NAME, 0], both.down_proj.weight[NAME, 1] = MARK_IS / 8.0, -MARK_IS / 8.0
 
     def gather(self, spread: float) -> None:
         """Layer 2: the words of the own example, rare ones most, names least."""
