@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from icl_plugins import Pool, Proxy, Template
 from icl_plugins.readers import read_jsonl
 from icl_plugins.tuning import Task
-from icl_plugins.tuning.answered import drawn_rows
-from icl_plugins.tuning.curves import curve
+from icl_plugins.tuning.answered import answered, drawn_rows
+from icl_plugins.tuning.curves import curve_of
 
 QUESTIONS = {
     "snips": "Query: {text}\nIntent:",
@@ -76,7 +76,8 @@ def main() -> None:
     proxy, results = Proxy.load(args.model, device="cpu"), {}
     for name in args.families:
         task, size = family(args.data, name), (args.items, args.draws)
-        found = curve(proxy, task, args.shots, items=args.items, draws=args.draws, seed=args.seed)
+        measured = answered(proxy, task, args.shots, items=args.items, draws=args.draws, seed=args.seed)
+        found = curve_of(measured)
         compared = {n: regression(task, n, *size, args.seed) for n in args.shots if n}
         results[name] = {**asdict(found), "regression": compared}
         cells = (f"{p.shots}: {p.accuracy:.3f} ({compared.get(p.shots, np.nan):.3f})" for p in found.points)

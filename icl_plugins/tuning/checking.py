@@ -50,14 +50,14 @@ def check_run(
 def _check_text(settings: "ManyICL", text: Sequence[str]) -> None:
     if isinstance(text, str):
         raise SettingError("text: one string", expected="a list of documents", fix="put it in a list")
-    wanted = max(stage.plain for stage in settings.stages)
     empty = [row for row, document in enumerate(text) if not document.strip()]
-    if empty or (wanted and not text):
-        raise DataError(
-            f"{len(empty)} texts without text: {empty[:5]}" if empty else f"plain={wanted} and no text",
-            expected="texts to draw from" if not empty else "text in each",
-            fix="give them as text" if not empty else "leave the empty ones out",
-        )
+    if empty:
+        got = f"{len(empty)} texts without text: {empty[:5]}"
+        raise DataError(got, expected="text in each", fix="leave the empty ones out")
+    wanted = max(stage.plain for stage in settings.stages)
+    if wanted and not text:
+        got = f"plain={wanted} and no text"
+        raise DataError(got, expected="texts to draw from", fix="give them as text")
 
 
 def check_context(settings: "ManyICL", longest: int) -> None:

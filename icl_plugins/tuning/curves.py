@@ -1,16 +1,10 @@
 """Accuracy against shots: how well a model answers a task behind more and more random demonstrations."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icl_plugins.tuning.answered import SHOTS, Answered, answered
-from icl_plugins.tuning.tasks import Task
-
-if TYPE_CHECKING:
-    from icl_plugins.proxy.model import Proxy
+from icl_plugins.tuning.answered import Answered
 
 
 @dataclass(frozen=True)
@@ -36,21 +30,8 @@ class Curve:
     draws: int
 
 
-def curve(
-    proxy: "Proxy",
-    task: Task,
-    shots: Sequence[int] = SHOTS,
-    *,
-    items: int = 64,
-    draws: int = 4,
-    seed: int = 0,
-) -> Curve:
-    """Return what `answered` measures as a curve; raises what it raises."""
-    return curve_of(answered(proxy, task, shots, items=items, draws=draws, seed=seed))
-
-
 def curve_of(found: Answered) -> Curve:
-    """Return the means, with intervals over draws and items."""
+    """Return the means of what was measured, with intervals over draws and items."""
     right = found.right or (None,) * len(found.shots)
     points = tuple(_point(*one) for one in zip(found.shots, right, found.nats, strict=True))
     return Curve(found.task, points, found.chance, found.majority, found.items, found.draws)

@@ -1,7 +1,7 @@
 """A run: from tasks and settings to a tuned model, going on where an earlier call stopped."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +72,6 @@ def _drawers(
     settings: "ManyICL", tasks: Sequence[Task], text: Sequence[str], model: Learner
 ) -> tuple[list[Drawer], list[str]]:
     """Return what draws the rows of each stage, and notes of what was left out or switched off."""
-    from dataclasses import replace
-
     encoder = model.proxy.encoder
     counts = {task.name: count_tokens(task, encoder) for task in tasks}
     packs, why = model.packs if any(stage.pack for stage in settings.stages) else (True, "")
@@ -112,11 +110,7 @@ def _made_from(
 ) -> dict[str, str]:
     """Return what a checkpoint must have been made from to go on with it, as fingerprints."""
     free = ("model", "checkpoint_every", "evaluate_every")
-    values = {
-        field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in free
-    }
-    values["stages"] = [asdict(stage) for stage in settings.stages]
-    values["weighting"] = asdict(settings.weighting)
+    values = {name: value for name, value in settings.as_json().items() if name not in free}
     return {
         "settings": fingerprint(canonical_json(values)),
         "tasks": fingerprint(*(task.fingerprint for task in tasks)),
@@ -162,15 +156,3 @@ def _save(tuned: "Tuned", out: Path) -> None:
     if tuned.record["settings"]["lora_rank"]:
         tuned.save(out / ADAPTER, adapter=True)  # first: merging needs more memory
     tuned.save(out / MODEL)
-
-
-def describe(settings: "ManyICL") -> Mapping[str, Any]:
-    """Return the settings in JSON's types; a loaded model by its name."""
-    named = settings.model if isinstance(settings.model, str) else settings.model.name
-    values: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    values.update(
-        model=named,
-        stages=[asdict(stage) for stage in settings.stages],
-        weighting=asdict(settings.weighting),
-    )
-    return values

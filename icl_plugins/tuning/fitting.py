@@ -34,8 +34,7 @@ def fitting(
 ) -> tuple[Task, Counts, int]:
     """Return the task and its counts without the examples that do not fit, and how many those are.
 
-    Raises TooLongError naming task and rows, unless they may be skipped; DataError where fewer than two are
-    left.
+    Raises TooLongError naming task and rows, unless they may be skipped and at least two are left.
     """
     rows = np.flatnonzero(counts > room)
     if not len(rows):

@@ -1,9 +1,9 @@
 """ManyICL (arXiv 2506.11103): fine-tune on many-shot sequences, the loss on every answer in the context."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl_plugins.algorithms.checks import whole_number
 from icl_plugins.errors import SettingError
@@ -84,6 +84,13 @@ class ManyICL:
     def steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings in JSON's types; a loaded model is its name."""
+        model = self.model if isinstance(self.model, str) else self.model.name
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        stages = [asdict(stage) for stage in self.stages]
+        return {**values, "model": model, "stages": stages, "weighting": asdict(self.weighting)}
 
     def fit(
         self,

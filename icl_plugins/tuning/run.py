@@ -13,9 +13,9 @@ from transformers import PrinterCallback, TrainingArguments
 from icl_plugins import __version__
 from icl_plugins.errors import SettingError
 from icl_plugins.progress import tell_progress
-from icl_plugins.tuning.answered import SHOTS
+from icl_plugins.tuning.answered import SHOTS, answered
 from icl_plugins.tuning.checkpoints import Checkpoint, moments_of, save
-from icl_plugins.tuning.curves import curve
+from icl_plugins.tuning.curves import curve_of
 from icl_plugins.tuning.drawing import Drawer
 from icl_plugins.tuning.rows import Batches
 from icl_plugins.tuning.tasks import Task
@@ -52,37 +52,40 @@ class Run:
         if start:
             self.forget(start)
 
+    @property
+    def begun(self) -> int:
+        """The step that it begins or goes on at."""
+        return self.start.step if self.start else 0
+
     def forget(self, last: Checkpoint) -> None:
         """Go back to what was known at a checkpoint."""
         self.log = {name: list(values) for name, values in last.log.items()}
 
     def train(self) -> None:
         """Do all steps that are left. Raises Diverged."""
-        begun = self.start.step if self.start else 0
-        if begun == self.settings.steps:
+        if self.begun == self.settings.steps:
             return
-        if not begun:
+        if not self.begun:
             self._measure(0)
         config = self.model.proxy.model.config
-        cached = config.use_cache
+        cached = getattr(config, "use_cache", None)
         trainer = self._trainer()
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
         finally:  # mixed precision and training without a cache are the run's, not the model's
             trainer.accelerator.unwrap_model(self.model.model, keep_fp32_wrapper=False)
-            config.use_cache = cached
+            if cached is not None:
+                config.use_cache = cached
 
     def tuned(self) -> Tuned:
         """Return the model as it is now."""
-        from icl_plugins.tuning.fit import describe
-
         record = {
             "kind": "icl_plugins.Tuned",
             "version": __version__,
             "name": self.out.resolve().name,
             "base": self.model.name,
-            "settings": describe(self.settings),
+            "settings": self.settings.as_json(),
             "made_from": dict(self.made_from),
             "tasks": [
                 {"name": task.name, "examples": len(task.pool), "classes": len(task.names) * task.classes}
@@ -122,11 +125,10 @@ class Run:
                 fix="start with `accelerate launch` or torchrun, or set CUDA_VISIBLE_DEVICES to one of them",
             )
         per_step = settings.accumulation * arguments.world_size
-        begun = self.start.step if self.start else 0
         return ManyShotTrainer(
             self.model.model,
             arguments,
-            Batches(self.drawers, settings.weighting, settings.seed, per_step=per_step, start=begun),
+            Batches(self.drawers, settings.weighting, settings.seed, per_step=per_step, start=self.begun),
             Schedule(settings.steps, settings.warmup, settings.decay),
             start=self.start,
             text=settings.weighting.text,
@@ -156,7 +158,7 @@ class Run:
     def _measure(self, step: int) -> None:
         for task in self.validation:
             with torch.random.fork_rng():
-                found = curve(self.model.proxy, task)
+                found = curve_of(answered(self.model.proxy, task))
             self.log["curves"].append({"step": step, **asdict(found)})
             missing = sorted(set(SHOTS) - {point.shots for point in found.points})
             if missing and not step:

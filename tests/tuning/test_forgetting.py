@@ -10,7 +10,7 @@ from icl_plugins import Pool, Proxy, Template
 from icl_plugins.errors import DataError, NonFiniteError, SettingError
 from icl_plugins.tuning import Task
 from icl_plugins.tuning.answered import answered
-from icl_plugins.tuning.curves import curve
+from icl_plugins.tuning.curves import curve_of
 from icl_plugins.tuning.forgetting import backward_transfer, changes, forgetting
 from icl_plugins.tuning.plain_text import text_change
 
@@ -61,7 +61,9 @@ def test_changes_are_those_of_each_item_and_draw(proxy):
     arguments = {"shots": (0, 2, 4), "items": 8, "draws": 3, "seed": 1}
     before, after = (answered(one, task(), **arguments) for one in (proxy, other))
     found = forgetting(proxy, other, tasks=[task()], text=TEXT, **arguments).tasks[0]
-    assert (found.before, found.after) == tuple(curve(one, task(), **arguments) for one in (proxy, other))
+    assert (found.before, found.after) == tuple(
+        curve_of(answered(one, task(), **arguments)) for one in (proxy, other)
+    )
     assert [change.shots for change in found.changes] == [0, 2, 4]
     for at, change in enumerate(found.changes):
         nats = after.nats[at] - before.nats[at]

@@ -59,15 +59,19 @@ def test_a_learning_rate_that_is_far_too_high_ends_the_run(proxy_of, task, tmp_p
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def test_losses_that_rise_end_the_run_with_the_checkpoint_before(proxy_of, task, tmp_path, monkeypatch):
-    heights = [3.0] * 22 + [9.0] * 40
+def pretend(monkeypatch, losses):
+    """Let the steps of a run tell these losses."""
     step_done = run.ManyShotTrainer.step_done
 
     def told(trainer):
-        trainer.loss.fill_(heights[trainer.state.global_step - 1])
+        trainer.loss.fill_(losses[trainer.state.global_step - 1])
         step_done(trainer)
 
     monkeypatch.setattr(run.ManyShotTrainer, "step_done", told)
+
+
+def test_losses_that_rise_end_the_run_with_the_checkpoint_before(proxy_of, task, tmp_path, monkeypatch):
+    pretend(monkeypatch, [3.0] * 22 + [9.0] * 40)
     settled = settings(proxy_of(), steps=60, rows=1, checkpoint_every=8)
     with pytest.raises(TuningError, match="rose from 3.00 to 8.40 nats by step 40; the model of step 24 "):
         settled.fit([task], tmp_path)
@@ -82,14 +86,7 @@ def test_tasks_of_unequal_losses_are_no_divergence():
 
 
 def test_another_stage_may_have_higher_losses(proxy_of, task, tmp_path, monkeypatch):
-    heights = [3.0] * 20 + [9.0] * 20
-    step_done = run.ManyShotTrainer.step_done
-
-    def told(trainer):
-        trainer.loss.fill_(heights[trainer.state.global_step - 1])
-        step_done(trainer)
-
-    monkeypatch.setattr(run.ManyShotTrainer, "step_done", told)
+    pretend(monkeypatch, [3.0] * 20 + [9.0] * 20)
     settled = settings(proxy_of(), steps=20, rows=1, checkpoint_every=40)
     twice = replace(settled, stages=settled.stages * 2)
     assert len(twice.fit([task], tmp_path).record["losses"]) == 40
