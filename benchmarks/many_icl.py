@@ -1,12 +1,13 @@
 """ManyICL against other ways to train on the same tasks: equal tokens, equal steps, several seeds.
 
-    python benchmarks/many_icl.py DATA --text data_open/text --out runs/many_icl [--seeds 3] [--steps 200]
+    python benchmarks/many_icl.py DATA --text data_open/text --out runs/many_icl [--seeds 0 1 2] [--steps 200]
     python benchmarks/many_icl_table.py runs/many_icl/cells.jsonl --page docs/benchmarks-tuning.md
 
 Every model starts from the same base and sees as many rows of as many tokens in as many steps. Accuracy and
 nats against shots are measured on rows that were not trained on, the same items and demonstrations for all
 models. A line of JSON for each model; a run that was interrupted goes on where it was. Tasks and templates:
-many_icl_tasks.py. All of one seed comes before the next seed.
+many_icl_tasks.py. All of one seed comes before the next seed; seeds that were run apart are put together by
+putting their lines together.
 """
 
 import argparse
@@ -42,9 +43,9 @@ class Bench:
     training: Training
     neutral: list[str]
 
-    def cells(self, seeds: int) -> Iterator[tuple[str, int, Callable[[str, int], Cell]]]:
+    def cells(self, seeds: Sequence[int]) -> Iterator[tuple[str, int, Callable[[str, int], Cell]]]:
         yield "base", 0, self.untouched
-        for seed in range(seeds):
+        for seed in seeds:
             yield from ((name, seed, self.multi_task) for name in METHODS)
             yield from ((f"dedicated {name}", seed, self.dedicated) for name in TRAINED)
             yield from ((f"in turn {name}", seed, self.in_turn) for name in TURNS)
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="folder of books_nonfiction.txt, to replay, "
                         "and wikipedia_snippets.txt, to measure on")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--base", default="micro")
     args = parser.parse_args()

@@ -69,7 +69,7 @@ class Places:
     @classmethod
     def of(cls, path: FilePath, variables: Mapping[str, str] | None, texts: Iterable[str]) -> Self:
         """Return the places of a file; raises SettingError for a variable that none of its texts uses."""
-        used = _VARIABLE.findall(" ".join(texts))
+        used = sorted(set(_VARIABLE.findall(" ".join(texts))))
         for name in variables or ():
             if name not in used:
                 raise unknown_name(repr(name), name, used, "variables")

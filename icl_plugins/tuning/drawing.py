@@ -104,11 +104,9 @@ class Drawer:
             return Shown(questions, answers, template, factors)
         own = [template.answer_values(example)[0] for example in examples]
         present = list(dict.fromkeys(own))
-        names, invented = other_names(present, self.words, rng)
-        other = dict(zip(present, names, strict=True))
-        if invented:
-            for name in present:
-                factors[own.index(name)] *= self.stage.unseen
+        other = dict(zip(present, other_names(present, self.words, rng), strict=True))
+        for name in present:
+            factors[own.index(name)] *= self.stage.unseen
         answers = [template.write_answer((other[name],)) for name in own]
         return Shown(questions, answers, template, factors)
 

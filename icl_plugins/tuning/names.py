@@ -11,7 +11,7 @@ from icl_plugins.errors import SettingError
 _SYMBOLS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 # Ways to write a name of several words: get weather, get_weather, GetWeather.
 _JOINED = (" ".join, "_".join, lambda words: "".join(word.capitalize() for word in words))
-_PERMUTED, _OF_SYMBOLS = 0.17, 0.17  # shares among the replaced; the others are invented
+_PERMUTED, _OF_SYMBOLS = 1 / 3, 1 / 6  # shares among the replaced; the others are invented
 _WORD = re.compile(r"[Ġ▁]([a-z]{3,})")
 _LEAST_WORDS = 16
 
@@ -32,18 +32,13 @@ def vocabulary_words(tokenizer: Any) -> tuple[str, ...]:
     return words
 
 
-def other_names(
-    names: Sequence[str], words: Sequence[str], rng: np.random.Generator
-) -> tuple[list[str], bool]:
-    """Draw a name for each class, all different -> the names, and whether only reading can tell them.
-
-    Where the classes' own names are changed around, they are still known before any is shown.
-    """
+def other_names(names: Sequence[str], words: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Draw a name for each class, all different."""
     way, count = rng.random(), len(names)
     if way < _PERMUTED:
-        return [names[at] for at in rng.permutation(count)], False
+        return [names[at] for at in rng.permutation(count)]
     if way < _PERMUTED + _OF_SYMBOLS and count <= len(_SYMBOLS):
-        return [_SYMBOLS[at] for at in rng.choice(len(_SYMBOLS), count, replace=False)], True
+        return [_SYMBOLS[at] for at in rng.choice(len(_SYMBOLS), count, replace=False)]
     size = int(rng.choice([1, 1, 2, 3]))
     while len(words) ** size < 2 * count:
         size += 1
@@ -52,4 +47,4 @@ def other_names(
     while len(drawn) < count:
         chosen = [words[at] for at in rng.integers(len(words), size=size)]
         drawn[join([word.capitalize() for word in chosen] if capital else chosen)] = None
-    return list(drawn), True
+    return list(drawn)

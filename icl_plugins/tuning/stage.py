@@ -22,9 +22,9 @@ class Stage:
     number of examples of a sequence is drawn from 1 to what fits, "uniform" or "log"-uniform, or "full" takes
     all that fit. zero_shot: share of the sequences with one example, behind nothing. plain: share of plain
     text. other_names: share of the sequences of classes that get other names; unseen: weight of the answers
-    that show an invented name first, which nothing foretells. classes: from and to how many classes a
-    sequence shows, each as often as the others; None shows them as the data has them. pack: whether the room
-    behind a sequence is filled with others.
+    that show another name first, which nothing foretells. classes: from and to how many classes a sequence
+    shows, each as often as the others; None shows them as the data has them. pack: whether the room behind a
+    sequence is filled with others.
     """
 
     steps: int = 300

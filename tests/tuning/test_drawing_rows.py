@@ -162,9 +162,9 @@ def test_another_name_stands_for_one_class_throughout_a_sequence(task):
             label = own[text[: text.index("Intent:") + len("Intent:")]]
             new = label not in names
             assert names.setdefault(label, shown) == shown
-            permuted = set(labels(one)) <= set(NAMES)
-            assert factor == (0.25 if new and not permuted else 1.0)
+            assert factor == (0.25 if new else 1.0)
         assert len(set(names.values())) == len(names)
+        permuted = set(labels(one)) <= set(NAMES)
         ways["permuted" if permuted else "symbols" if len(shown) == 1 else "words"] += 1
     assert min(ways["permuted"], ways["symbols"]) > 8
     assert ways["words"] > 60
