@@ -8,27 +8,29 @@ written down. Where examples look like "text <newline> Label: name <newline> <ne
 * layer 1: every token takes the code of the last empty line before it: tokens of one example have the same
   code, those of another example another one. The first token of a name tells itself by a newline three
   tokens before and a colon right before;
-* layer 2: every token gathers the words of its own example, the rare ones most;
+* layer 2: every token gathers the words of its own example, the rare ones most, and takes off what is usual
+  in the context; it learns the word before the one before;
 * layer 3: one head looks for names whose example gathered like words and copies them; the other goes on
-  where a name of several tokens was begun (induction, Olsson et al. 2022).
+  where a name of several tokens was begun (induction, Olsson et al. 2022), after the same two words and
+  rather in an example that is alike. The third head is free.
 
 Queries and keys are normed in Qwen3, so that what is compared is a cosine. All weights are small random
 numbers besides, and training is free to leave the circuit (mimetic initialisation, Trockman and Kolter
 2023).
 """
 
-from dataclasses import dataclass
-
 import torch
 from heads import CONTENT, HEAD, Head, orthonormal, set_norms
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import Qwen3ForCausalLM
+from word_vectors import Words
 
 # Where things stand in the residual stream.
-WIDTH = 208
-WORD, GATHERED, WORD_BEFORE = slice(0, 92), slice(96, 188), slice(192, 208)
-AROUND, SEGMENT = slice(96, 120), slice(120, 144)  # of layers 0 and 1, where is gathered later
+WIDTH = 224
+WORD, GATHERED = slice(0, 92), slice(96, 188)
+WORD_BEFORE, TWO_BEFORE = slice(192, 208), slice(208, 224)
+AROUND, SEGMENT = slice(96, 142), slice(142, 188)  # of layers 0 and 1, where is gathered later
 ONE, RARE, NEWLINE, CUE, AFTER_NEWLINE, NAME_PLACE, NAME, AFTER_CUE = 92, 93, 94, 95, 188, 189, 190, 191
 
 ONE_IS, RARE_IS, MARK_IS = 0.45, 0.15, 0.3  # how large these are
@@ -39,26 +41,6 @@ EXACTLY = (14.0, 8.0, 6.0, *[2.0] * 10)
 LATEST = (0.0, 0.0, 0.0, 2.0, 3.0, 4.5, 6.75, 10.0, 15.0, 23.0)
 AROUND_HERE = (0.0, 0.0, 0.0, *[3.0] * 10)
 NOT_FAR = (0.0, 0.0, 0.0, 0.0, *[1.0] * 9)
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is known of the tokens before training.
-
-    vectors: (V, >= 94) by co-occurrence. counts: (V,). newlines, cues: tokens that end a line; that stand in
-    front of names. bos: the first token of a text.
-    """
-
-    vectors: Tensor
-    counts: Tensor
-    newlines: tuple[int, ...]
-    cues: tuple[int, ...]
-    bos: int = 0
-
-    @property
-    def weights(self) -> Tensor:
-        """How much a token counts where words are gathered, (V,): SIF (Arora et al. 2017)."""
-        return 1e-3 / (1e-3 + self.counts / self.counts.sum())
 
 
 @torch.no_grad()
@@ -85,9 +67,10 @@ class Circuit:
         """Tokens of length one: the word, an axis that is one everywhere, rarity, and marks.
 
         Words are centred as they are gathered, or all that is gathered would look alike; their first two
-        directions tell frequency and are left out.
+        directions tell frequency and are left out. Tokens without a vector are random ones, each its own.
         """
-        centred = words.vectors - words.vectors.mean(0)
+        known = words.vectors.any(dim=1)
+        centred = (words.vectors - words.vectors[known].mean(0)) * known[:, None]
         directions = torch.linalg.svd(centred, full_matrices=False).Vh[2 : 2 + WORD.stop]
         meaning = normalize(centred @ directions.T, dim=1)
         random = torch.randn(meaning.shape, generator=self.generator)
@@ -161,33 +144,45 @@ class Circuit:
         both.down_proj.weight[NAME, 0], both.down_proj.weight[NAME, 1] = MARK_IS / 8.0, -MARK_IS / 8.0
 
     def gather(self, spread: float) -> None:
-        """Layer 2: the words of the own example, rare ones most, names least."""
+        """Layer 2: the words of the own example but for usual ones, rare ones most, names least."""
         length, energy = self.size(2, SEGMENT), 90.0
-        set_norms(self.layers[2], positions=2.0, content=content_gain(25.0, energy), marks=10.0)
-        own = self.head(2, 0)
+        set_norms(self.layers[2], positions=3.0, content=content_gain(60.0, energy), marks=10.0)
+        own, usual = self.head(2, 0), self.head(2, 2)
+        for head in (own, usual):
+            head.mark(2, marked(ONE), marked(RARE, RARE_IS), spread)
+            head.mark(4, marked(ONE), marked(NAME, MARK_IS), -6.0)
         own.near(0.0, NOT_FAR)
-        own.mark(2, marked(ONE), marked(RARE, RARE_IS), spread)
-        own.mark(4, marked(ONE), marked(NAME, MARK_IS), -6.0)
         own.alike(reads(SEGMENT) / length, reads(SEGMENT) / length, energy)
         own.carry(self.unit(2) * reads(WORD), 2.0 * reads(GATHERED).T)
         own.write(energy)
+        usual.carry(self.unit(2) * reads(WORD), -1.4 * reads(GATHERED).T)
+        usual.write()
+        before = self.head(2, 1)
+        before.near(1.0, EXACTLY)
+        before.carry(self.unit(2) * reads(WORD_BEFORE), reads(TWO_BEFORE).T)
+        before.write()
 
     def answer(self, known: Tensor) -> None:
         """Layer 3: behind a cue, names of examples that gathered alike; elsewhere, what followed before."""
-        length, energy, unit = self.size(3, GATHERED), 120.0, self.unit(3)
-        set_norms(self.layers[3], positions=1.0, content=content_gain(40.0, energy), marks=10.0)
-        alike = self.head(3, 0)
-        alike.alike(reads(GATHERED) / length, reads(GATHERED) / length, energy)
+        set_norms(self.layers[3], positions=1.0, content=content_gain(1.0, 3.0), marks=10.0)
+        alike, gathered = self.head(3, 0), self.read(GATHERED)
+        alike.alike(gathered, gathered, 75.0)
         alike.mark(4, marked(ONE), marked(ONE) - marked(NAME, MARK_IS), -60.0)
-        alike.mark(5, marked(ONE) - marked(CUE, MARK_IS), -marked(CUE, MARK_IS), 90.0)
-        alike.carry(unit * reads(WORD), 3.0 * reads(WORD).T)
-        alike.write(HEAD)
+        alike.mark(5, marked(ONE) - marked(CUE, MARK_IS), -marked(CUE, MARK_IS), 130.0)
         follow = self.head(3, 1)
-        word = self.size(3, WORD) * (len(known) / WORD.stop) ** 0.5
-        follow.alike(known @ reads(WORD) / word, reads(WORD_BEFORE) / self.size(3, WORD_BEFORE), 75.0)
+        word = known @ self.read(WORD) * (WORD.stop / len(known)) ** 0.5
+        before, two_before = self.read(WORD_BEFORE), self.read(TWO_BEFORE)
+        same = self.read(slice(GATHERED.start, GATHERED.start + HEAD // 2))
+        now, last, example = torch.tensor([60.0, 30.0, 25.0]).div(115.0).sqrt()
+        follow.alike(
+            torch.cat((now * word, last * before, example * same)),
+            torch.cat((now * before, last * two_before, example * same)),
+            115.0,
+        )
         follow.mark(5, marked(CUE, MARK_IS), -marked(CUE, MARK_IS), 30.0)
-        follow.carry(unit * reads(WORD), 3.0 * reads(WORD).T)
-        follow.write(75.0)
+        for head, content in ((alike, 75.0), (follow, 115.0)):
+            head.carry(self.unit(3) * reads(WORD), 3.0 * reads(WORD).T)
+            head.write(content)
         norm = self.model.model.norm.weight
         norm.fill_(1.3)  # how sure the answers are
         norm[[ONE, RARE, NEWLINE, CUE]], norm[GATHERED.start :] = 0.05, 0.13
@@ -200,6 +195,10 @@ class Circuit:
         """Mean length of some axes at a layer's input, on the sample."""
         states = self.model(self.sample, output_hidden_states=True).hidden_states[layer]
         return float(states[..., of].norm(dim=-1).mean())
+
+    def read(self, axes: slice) -> Tensor:
+        """Rows that read some axes at layer 3, together about of length one."""
+        return reads(axes) / self.size(3, axes)
 
     def unit(self, layer: int) -> float:
         """What undoes a layer's norm."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from circuit import WIDTH, Words, write_circuit
+from circuit import WIDTH, write_circuit
 from micro_tasks import Rows, read
 from templates import CUES, PREFIXES, SEPARATORS
 from tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD, train_tokenizer
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-from word_vectors import ppmi_vectors
+from word_vectors import Words, ppmi_vectors
 
 VOCABULARY, CONTEXT, VECTORS = 12288, 8192, 128
 CAPITALISED, OFTEN = 4000, 150  # words that become tokens as they are written in names; times
@@ -25,10 +25,10 @@ TEMPLATES_OFTEN = 500
 
 
 def config() -> Qwen3Config:
-    """Four layers of two wide heads; all but the fastest rotary pairs stand still over the whole context."""
+    """Four layers of three wide heads; all but the fast rotary pairs stand still over the whole context."""
     return Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=192, num_hidden_layers=4,
-        num_attention_heads=2, num_key_value_heads=2, head_dim=128, max_position_embeddings=CONTEXT,
+        num_attention_heads=3, num_key_value_heads=3, head_dim=128, max_position_embeddings=CONTEXT,
         tie_word_embeddings=True, initializer_range=WIDTH**-0.5, bos_token_id=0, eos_token_id=1,
         pad_token_id=2, rope_parameters={"rope_type": "default", "rope_theta": 1e20},
     )  # fmt: skip
@@ -83,7 +83,7 @@ def main() -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=0, eos_token_id=1, pad_token_id=2, max_new_tokens=64
     )
-    model.save_pretrained(args.out)
+    model.half().save_pretrained(args.out)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD,
         model_max_length=CONTEXT, clean_up_tokenization_spaces=False,

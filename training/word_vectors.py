@@ -1,11 +1,34 @@
-"""Word meaning before training: token vectors from co-occurrence (PPMI, then SVD)."""
+"""What is known of words before training: vectors from co-occurrence (PPMI, then SVD), and counts."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 
-def ppmi_vectors(streams: list[np.ndarray], vocabulary: int, width: int, window: int = 8) -> torch.Tensor:
+@dataclass(frozen=True)
+class Words:
+    """What is known of the tokens before training.
+
+    vectors: (V, >= 94) by co-occurrence. counts: (V,). newlines, cues: tokens that end a line; that stand in
+    front of names. bos: the first token of a text.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    newlines: tuple[int, ...]
+    cues: tuple[int, ...]
+    bos: int = 0
+
+    @property
+    def weights(self) -> Tensor:
+        """How much a token counts where words are gathered, (V,): SIF (Arora et al. 2017)."""
+        return 1e-4 / (1e-4 + self.counts / self.counts.sum())
+
+
+def ppmi_vectors(streams: list[np.ndarray], vocabulary: int, width: int, window: int = 8) -> Tensor:
     """Return (vocabulary, width) vectors with unit rows; tokens never seen stay zero.
 
     Counts are weighted 1/distance; context distribution smoothed with exponent 0.75
