@@ -90,7 +90,7 @@ def test_kl_is_nothing_for_an_untouched_adapter_and_grows_with_it(tokenizer):
     one, found = adapted(tokenizer), []
     for by in (0.0, 0.05, 0.2):
         bend(one.model, by)
-        found.append(float(divergence(logits_at(one.model, batch), one.model, batch, one.base())))
+        found.append(divergence(logits_at(one.model, batch), one.model, batch, one.base()).item())
     assert found[0] == pytest.approx(0.0, abs=1e-5)
     assert 1e-4 < found[1] < found[2]
 
