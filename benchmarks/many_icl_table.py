@@ -127,7 +127,7 @@ def in_turn(cells: Cells) -> list[str]:
 
 def tables(cells: Cells) -> str:
     some = next(cell for group in cells.values() for cell in group)["settings"]
-    seeds = 1 + max(cell["seed"] for group in cells.values() for cell in group)
+    seeds = len({cell["seed"] for group in cells.values() for cell in group})
     trained = [cell for group in cells.values() for cell in group if "tokens" in cell]
     tokens = sorted(cell["tokens"] for cell in trained) or [0]
     text = [

@@ -136,6 +136,12 @@ def test_an_interrupted_command_goes_on_and_ends_where_it_would_have(tune, monke
     assert not Path("out/model").exists()
     assert run(["show", "out"]) == 0
     assert "steps are kept; the same command goes on" in " ".join(capsys.readouterr().out.split())
+    state = sorted(Path("out").glob("checkpoints/step-*/state.json"))[-1]
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-9])
+    assert run(["show", "out"]) != 0
+    assert "is damaged" in " ".join(capsys.readouterr().err.split())
+    state.write_bytes(whole)
     assert tune()[0] == 0
     assert seen == [1, 2, 3, 3, 4] and same("out/model", "whole/model")
     assert tune()[0] == 0 and len(seen) == 5  # all is there

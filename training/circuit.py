@@ -136,12 +136,9 @@ class Circuit:
         both = self.layers[1].mlp
         both.gate_proj.weight[:2] = both.up_proj.weight[:2] = 0.0
         both.gate_proj.weight[:2, [NAME_PLACE, AFTER_CUE]] = 40.0 * unit / MARK_IS
-        both.gate_proj.weight[0, ONE], both.gate_proj.weight[1, ONE] = (
-            -60.0 * unit / ONE_IS,
-            -68.0 * unit / ONE_IS,
-        )
+        both.gate_proj.weight[:2, ONE] = torch.tensor([-60.0, -68.0]) * unit / ONE_IS
         both.up_proj.weight[:2, ONE] = unit / ONE_IS
-        both.down_proj.weight[NAME, 0], both.down_proj.weight[NAME, 1] = MARK_IS / 8.0, -MARK_IS / 8.0
+        both.down_proj.weight[NAME, :2] = torch.tensor([1.0, -1.0]) * MARK_IS / 8.0
 
     def gather(self, spread: float) -> None:
         """Layer 2: the words of the own example but for usual ones, rare ones most, names least."""

@@ -1,6 +1,5 @@
 """Runs of tuning and the models that they leave, in folders: what they tell of themselves."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,23 +39,27 @@ def stopped_result(folder: Path, as_json: bool) -> "Result | None":
     from icl_plugins.cli.outcome import as_json_text
     from icl_plugins.cli.report import summary
 
-    states = sorted(folder.glob("checkpoints/step-*/state.json"))
-    if not states:
+    if not (folder / "checkpoints").is_dir():  # before torch is imported
         return None
-    state = json.loads(states[-1].read_text("utf-8"))
-    losses = state["log"]["losses"]
-    content = {
-        "steps": state["step"],
+    from icl_plugins.tuning.checkpoints import last_log
+
+    last = last_log(folder)
+    if last is None:
+        return None
+    steps, log = last
+    losses = log["losses"]
+    content: dict[str, Any] = {
+        "steps": steps,
         "loss": {"first": _mean(losses[:10]), "last": _mean(losses[-10:])},
-        "curves": _ends(state["log"]["curves"]),
-        "notes": state["log"]["notes"],
+        "curves": _ends(log["curves"]),
+        "notes": log["notes"],
     }
     if as_json:
         return as_json_text(content)
     return Group(
         curves_shown(content),
         summary(
-            ("run of tune", f"{state['step']:,} steps are kept; the same command goes on from there"),
+            ("run of tune", f"{steps:,} steps are kept; the same command goes on from there"),
             ("loss", _losses(content["loss"])),
             *(("note", note) for note in content["notes"]),
         ),

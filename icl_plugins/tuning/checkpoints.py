@@ -89,18 +89,34 @@ def load_good(out: Path, made_from: Mapping[str, str], stages: Sequence[Stage]) 
     return good[-1] if good else None
 
 
-def _load(folder: Path, made_from: Mapping[str, str]) -> Checkpoint:
+def last_log(out: Path) -> tuple[int, dict[str, list[Any]]] | None:
+    """Return step and log of the last checkpoint, its tensors unread; None and errors as of load_last."""
+    folders = _folders(out)
+    return _state(folders[-1])[1:] if folders else None
+
+
+def _state(folder: Path) -> tuple[dict[str, str], int, dict[str, list[Any]]]:
     try:
         body: dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
-        weights = load_file(folder / _WEIGHTS)
-        moments = load_file(folder / _MOMENTS)
-        found, step, log = dict(body["made_from"]), int(body["step"]), dict(body["log"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ArtefactError(
-            f"the checkpoint {str(folder)!r} is damaged: {error}",
-            expected="a folder as it was written",
-            fix="delete it: the run goes on from the one before",
-        ) from error
+        return dict(body["made_from"]), int(body["step"]), dict(body["log"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> ArtefactError:
+    return ArtefactError(
+        f"the checkpoint {str(folder)!r} is damaged: {error}",
+        expected="a folder as it was written",
+        fix="delete it: the run goes on from the one before",
+    )
+
+
+def _load(folder: Path, made_from: Mapping[str, str]) -> Checkpoint:
+    found, step, log = _state(folder)
+    try:
+        weights, moments = load_file(folder / _WEIGHTS), load_file(folder / _MOMENTS)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, error) from error
     other = sorted(name for name in {*found, *made_from} if found.get(name) != made_from.get(name))
     if other:
         raise ArtefactError(

@@ -99,7 +99,8 @@ class Drawer:
         examples = [task.pool.examples[row] for row in rows]
         questions = [template.render_question(example) for example in examples]
         factors = [task.weight] * len(examples)
-        if not (task.classes and rng.random() < self.stage.other_names):
+        renamed = task.classes and len(rows) > 1  # nothing could tell another name of one example alone
+        if not (renamed and rng.random() < self.stage.other_names):
             answers = [template.render_answer(example) for example in examples]
             return Shown(questions, answers, template, factors)
         own = [template.answer_values(example)[0] for example in examples]

@@ -40,8 +40,8 @@ class ManyShotTrainer(Trainer):
 
     The loss of a step is the weighted mean over all answers' predictions of its batches on all devices, plus
     ``text`` times the mean over their tokens of plain text, plus ``kl`` times the mean KL(base || tuned) over
-    these. base: makes the block in which the model
-    is as it was. on_step: called with (trainer, step, loss) after each, and may end the run by raising.
+    these. base: makes the block in which the model is as it was. on_step: called with (trainer, step, loss)
+    after each, and may end the run by raising.
     """
 
     loss_is_scaled_for_ga = True  # by the weights of the whole step

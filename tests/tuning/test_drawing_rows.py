@@ -170,6 +170,11 @@ def test_another_name_stands_for_one_class_throughout_a_sequence(task):
     assert ways["words"] > 60
 
 
+def test_an_example_alone_keeps_its_name_and_weight(task):
+    for one in drawn([task], 40, words=INVENTED, other_names=1.0, unseen=0.25, zero_shot=1.0):
+        assert labels(one)[0] in NAMES and one.factors == (1.0,)
+
+
 def test_names_stay_where_answers_are_no_classes():
     free = make_task(classes=False, weight=1.5)
     for one in drawn([free], 20, words=INVENTED, other_names=1.0):

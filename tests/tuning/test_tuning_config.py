@@ -143,6 +143,8 @@ def test_variables_stand_in_paths_and_in_names_of_models_and_data_sets(write, tm
         read_config(path, {"base": "base", "file": "other"})
     with pytest.raises(SettingError, match="unknown variable 'bas'; did you mean 'base'"):
         read_config(path, {"bas": "x"})
+    with pytest.raises(SettingError, match="variables base, file, owner[^,]"):  # file stands there twice
+        read_config(path, {"other": "x"})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("tune_*.yaml")), ids=lambda path: path.stem)
